@@ -310,6 +310,21 @@ typedef struct pintle_plugin {
   void (*bindings)(void* instance, uint32_t need, const pintle_binding*, uint32_t count); /* [lane] */
 } pintle_plugin;
 
+/* A plugin built by `pintle_plugin()` (CMake) writes only these functions; the table, the note and the texts are generated
+ * from its manifest. All must be there; one that has nothing to do returns (or says `lifecycle_done`). */
+pintle_code pintle_plugin_create(const pintle_host_api*, pintle_host*, const pintle_instance_config*, void** instance,
+                                 pintle_status* status);
+void pintle_plugin_start(void* instance, uint64_t token);
+void pintle_plugin_drain(void* instance, uint64_t token);
+void pintle_plugin_retire(void* instance, uint64_t token);
+void pintle_plugin_stop(void* instance, uint64_t token);
+void pintle_plugin_destroy(void* instance);
+void pintle_plugin_handle(void* instance, const pintle_call*, const pintle_message*);
+void pintle_plugin_cancelled(void* instance, uint64_t call_id);
+void pintle_plugin_stream_message(void* instance, uint64_t call_id, const pintle_message*);
+void pintle_plugin_stream_credit(void* instance, uint64_t call_id, uint32_t credit);
+void pintle_plugin_bindings(void* instance, uint32_t need, const pintle_binding*, uint32_t count);
+
 /* ---- The ELF note ---------------------------------------------------------------------------------------------------------- */
 
 #define PINTLE_NOTE_NAME "Pintle"
