@@ -10,6 +10,15 @@
 # AREA is a folder of the top level, or plugins/NAME. Includes are written from the top of the tree ("cri/images/store.hpp");
 # the SDK's public headers as <pintle/...>.
 
+set(PINTLE_WITHOUT "" CACHE STRING "Folders to leave out of this build tree, as sdk/api;plugins/node-agent")
+
+macro(add_subdirectory folder)
+  file(RELATIVE_PATH _folder ${PROJECT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR}/${folder})
+  if(NOT _folder IN_LIST PINTLE_WITHOUT)
+    _add_subdirectory(${folder})
+  endif()
+endmacro()
+
 function(_house_declare target area)
   set_property(TARGET ${target} PROPERTY PINTLE_AREA ${area})
   set_property(GLOBAL APPEND PROPERTY PINTLE_TARGETS ${target})
