@@ -170,7 +170,8 @@ Result<Process> Host::spawn(const Command& command) {
   std::vector<int32_t> descriptors(command.descriptors.begin(), command.descriptors.end());
   pintle_spawn spawn{};
   spawn.size = sizeof(spawn);
-  spawn.flags = (command.new_session ? PINTLE_SPAWN_NEW_SESSION : 0u) | (command.detached ? PINTLE_SPAWN_DETACHED : 0u);
+  if (command.new_session) spawn.flags |= PINTLE_SPAWN_NEW_SESSION;
+  if (command.detached) spawn.flags |= PINTLE_SPAWN_DETACHED;
   spawn.program = text_of(command.program);
   spawn.arguments = arguments.data();
   spawn.argument_count = static_cast<uint32_t>(arguments.size());
