@@ -1,0 +1,150 @@
+#include "sdk/api/pod.hpp"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "k8s/core/v1/pod.pb.h"
+#include "sdk/api/json.hpp"
+#include "sdk/support/document/document.hpp"
+
+namespace pintle::api {
+namespace {
+
+namespace core = k8s::io::api::core::v1;
+using testing::HasSubstr;
+
+core::Pod read(std::string_view yaml) {
+  core::Pod pod;
+  Result<document::Document> document = document::read_document(yaml, "pod.yaml");
+  EXPECT_TRUE(document) << document.status().message();
+  if (document) {
+    const Problems problems = decode(document->value(), pod);
+    EXPECT_TRUE(problems.empty()) << to_status(problems).message();
+  }
+  set_pod_defaults(pod);
+  return pod;
+}
+
+std::string complaint(std::string_view yaml) { return to_status(validate_pod(read(yaml))).message(); }
+
+TEST(PodDefaults, fill_in_what_a_manifest_may_leave_out) {
+  const core::Pod pod = read(
+      "metadata: {name: a}\nspec: {containers: [{name: a, image: nginx, ports: [{containerPort: 80}], "
+      "livenessProbe: {httpGet: {port: 80}}, resources: {limits: {cpu: 1}}}], volumes: [{name: v}]}");
+  const core::PodSpec& spec = pod.spec();
+  EXPECT_EQ(spec.restart_policy(), "Always");
+  EXPECT_EQ(spec.termination_grace_period_seconds(), 30);
+  EXPECT_EQ(spec.dns_policy(), "ClusterFirst");
+  EXPECT_TRUE(spec.enable_service_links());
+  EXPECT_TRUE(spec.volumes(0).volume_source().has_empty_dir());
+  const core::Container& container = spec.containers(0);
+  EXPECT_EQ(container.image_pull_policy(), "Always");
+  EXPECT_EQ(container.ports(0).protocol(), "TCP");
+  EXPECT_EQ(container.liveness_probe().failure_threshold(), 3);
+  EXPECT_EQ(container.liveness_probe().handler().http_get().scheme(), "HTTP");
+  EXPECT_EQ(container.resources().requests().at("cpu").string(), "1");
+}
+
+TEST(PodDefaults, pull_always_only_what_may_change_behind_its_name) {
+  for (const char* image : {"nginx", "nginx:latest", "registry:5000/nginx", "registry:5000/a/nginx:latest"})
+    EXPECT_TRUE(is_latest_image(image)) << image;
+  for (const char* image : {"nginx:1", "registry:5000/nginx:1", "nginx@sha256:abc", "nginx:latest@sha256:abc"})
+    EXPECT_FALSE(is_latest_image(image)) << image;
+}
+
+TEST(PodDefaults, keep_what_was_said) {
+  const core::Pod pod = read(
+      "metadata: {name: a}\nspec: {restartPolicy: Never, terminationGracePeriodSeconds: 0, enableServiceLinks: false, "
+      "containers: [{name: a, image: nginx, imagePullPolicy: Never}]}");
+  EXPECT_EQ(pod.spec().restart_policy(), "Never");
+  EXPECT_EQ(pod.spec().termination_grace_period_seconds(), 0);
+  EXPECT_FALSE(pod.spec().enable_service_links());
+  EXPECT_EQ(pod.spec().containers(0).image_pull_policy(), "Never");
+}
+
+TEST(PodValidation, takes_a_right_pod) {
+  EXPECT_EQ(
+      complaint("metadata: {name: a.b-c, labels: {app.example.com/x: z}}\nspec: {volumes: [{name: v, hostPath: "
+                "{path: /x, type: Directory}}], "
+                "containers: [{name: a, image: x, env: [{name: A.b-c, value: x}, {name: NAME, valueFrom: {fieldRef: "
+                "{fieldPath: \"metadata.labels['a']\"}}}], "
+                "volumeMounts: [{name: v, mountPath: /v}], ports: [{name: http, containerPort: 80}, "
+                "{containerPort: 80, protocol: UDP}]}]}"),
+      "");
+}
+
+TEST(PodValidation, names_what_is_missing_or_wrong) {
+  const std::pair<const char*, const char*> cases[] = {
+      {"spec: {containers: [{name: a, image: b}]}", "metadata.name: a name is required"},
+      {"metadata: {name: A}\nspec: {containers: [{name: a, image: b}]}", "metadata.name: must be at most 253"},
+      {"metadata: {name: a}", "spec.containers: at least one container is required"},
+      {"metadata: {name: a}\nspec: {containers: [{image: b}]}", "spec.containers[0].name: a name is required"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a}]}", "spec.containers[0].image: an image is required"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b}, {name: a, image: b}]}",
+       "spec.containers[1].name: is used twice"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a_b, image: b}]}",
+       "spec.containers[0].name: must be at most 63"},
+      {"metadata: {name: a}\nspec: {restartPolicy: Sometimes, containers: [{name: a, image: b}]}",
+       "spec.restartPolicy: must be one of Always, OnFailure, Never, is \"Sometimes\""},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, imagePullPolicy: x}]}",
+       "spec.containers[0].imagePullPolicy: must be one of"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, env: [{name: \"A=B\"}]}]}",
+       "env[0].name: must be printable ASCII"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, env: [{name: A, value: x, valueFrom: {fieldRef: "
+       "{fieldPath: metadata.name}}}]}]}",
+       "valueFrom: cannot stand beside a value"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, env: [{name: A, valueFrom: {fieldRef: {fieldPath: "
+       "spec.x}}}]}]}",
+       "fieldPath: must be metadata.name"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, ports: [{containerPort: 0}]}]}",
+       "containerPort: must be between 1 and 65535"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, ports: [{name: h, containerPort: 1}, {name: h, "
+       "containerPort: 2}]}]}",
+       "ports[1].name: is used twice"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, ports: [{containerPort: 1, hostPort: 9}, "
+       "{containerPort: 2, hostPort: 9}]}]}",
+       "ports[1].hostPort: is used twice: 9/TCP"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, volumeMounts: [{name: v, mountPath: /v}]}]}",
+       "volumeMounts[0].name: there is no volume \"v\""},
+      {"metadata: {name: a}\nspec: {volumes: [{name: v}], containers: [{name: a, image: b, volumeMounts: [{name: v, "
+       "mountPath: /v}, {name: v, mountPath: /v}]}]}",
+       "volumeMounts[1].mountPath: is used twice"},
+      {"metadata: {name: a}\nspec: {volumes: [{name: v, emptyDir: {}, hostPath: {path: /}}], containers: [{name: a, "
+       "image: b}]}",
+       "spec.volumes[0]: must have one source"},
+      {"metadata: {name: a}\nspec: {volumes: [{name: v, hostPath: {path: /a/../b}}], containers: [{name: a, image: "
+       "b}]}",
+       "hostPath.path: must not contain \"..\""},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, resources: {limits: {memory: 1Mi}, requests: "
+       "{memory: 2Mi}}}]}",
+       "requests.memory: must be at most the limit 1Mi, is 2Mi"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, resources: {limits: {cpus: 1}}}]}",
+       "limits.cpus: must be cpu, memory"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, resources: {limits: {memory: -1}}}]}",
+       "limits.memory: must not be negative"},
+      {"metadata: {name: a}\nspec: {containers: [{name: a, image: b, securityContext: {privileged: true, "
+       "allowPrivilegeEscalation: false}}]}",
+       "allowPrivilegeEscalation: cannot be false in a privileged container"},
+      {"metadata: {name: a}\nspec: {dnsPolicy: None, containers: [{name: a, image: b}]}",
+       "spec.dnsConfig.nameservers: at least one is required"},
+      {"metadata: {name: a, labels: {\"a b\": c}}\nspec: {containers: [{name: a, image: b}]}",
+       "the key must be at most 63"},
+  };
+  for (const auto& [yaml, wanted] : cases) EXPECT_THAT(complaint(yaml), HasSubstr(wanted)) << yaml;
+}
+
+TEST(PodQualityOfService, follows_requests_and_limits) {
+  const auto quality = [](std::string_view resources) {
+    return std::string(quality_of_service(read(
+        "metadata: {name: a}\nspec: {containers: [{name: a, image: b, resources: " + std::string(resources) + "}]}")));
+  };
+  EXPECT_EQ(quality("{}"), "BestEffort");
+  EXPECT_EQ(quality("{requests: {cpu: 0}}"), "BestEffort");
+  EXPECT_EQ(quality("{requests: {cpu: 1}}"), "Burstable");
+  EXPECT_EQ(quality("{limits: {cpu: 1}}"), "Burstable");
+  EXPECT_EQ(quality("{limits: {cpu: 1, memory: 1Mi}}"), "Guaranteed");
+  EXPECT_EQ(quality("{limits: {cpu: 1, memory: 1Mi}, requests: {cpu: 500m}}"), "Burstable");
+}
+
+}  // namespace
+}  // namespace pintle::api
