@@ -2,17 +2,15 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <unistd.h>
 #include <yaml.h>
 
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
-#include <cstring>
 #include <map>
 
 #include "sdk/support/document/document.hpp"
 #include "sdk/support/document/scalar.hpp"
+#include "sdk/support/files/files.hpp"
 
 namespace pintle::document {
 
@@ -365,31 +363,16 @@ Result<Document> read_document(std::string_view text, std::string_view name, con
 
 namespace {
 
+// Not waiting for a writer, should the path be a pipe.
 Result<std::string> read_text(const std::string& path, size_t most) {
-  const int descriptor = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
-  if (descriptor < 0) {
-    if (errno == ENOENT) return not_found(path + ": there is no such file");
-    if (errno == EACCES) return permission_denied(path + ": may not be read");
-    return invalid_argument(path + ": cannot be opened: " + std::string(std::strerror(errno)));
-  }
-  struct Closer {
-    int descriptor;
-    ~Closer() { close(descriptor); }
-  } closer{descriptor};
+  Result<files::Descriptor> file = files::open_at(AT_FDCWD, path, O_RDONLY | O_NONBLOCK);
+  if (!file) return file.status();
   struct stat facts {};
-  if (fstat(descriptor, &facts) != 0 || !S_ISREG(facts.st_mode))
+  if (fstat(file->get(), &facts) != 0 || !S_ISREG(facts.st_mode))
     return invalid_argument(path + ": is not a regular file");
-  std::string text;
-  char chunk[16384];
-  for (;;) {
-    const ssize_t got = read(descriptor, chunk, sizeof chunk);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return data_loss(path + ": cannot be read: " + std::string(std::strerror(errno)));
-    if (got == 0) return text;
-    text.append(chunk, static_cast<size_t>(got));
-    if (text.size() > most)
-      return resource_exhausted(path + ": is larger than the " + std::to_string(most) + " bytes that are read");
-  }
+  Result<std::string> text = files::read_all(file->get(), most);
+  if (!text) return text.status().with_context(path);
+  return text;
 }
 
 }  // namespace
