@@ -73,7 +73,7 @@ bool PendingCall::await_suspend(std::coroutine_handle<> handle) {
                                                        : "the call was not accepted: its provider has gone or may not be called");
     return false;
   }
-  if (options_.on_accepted) options_.on_accepted(call_id);
+  if (options_.call_id) *options_.call_id = call_id;
   return true;
 }
 
@@ -160,9 +160,9 @@ void Call::credit(uint32_t amount) {
   if (waiting_) std::exchange(waiting_, nullptr).resume();
 }
 
-Status Call::send(const google::protobuf::MessageLite& message, const Attachments& attachments) {
+Status Call::send(const google::protobuf::MessageLite& message, const Attachments* attachments) {
   if (cancelled_) return pintle::cancelled("the caller has gone");
-  const pintle_code code = with_message(&message, &attachments, [&](const pintle_message& raw) {
+  const pintle_code code = with_message(&message, attachments, [&](const pintle_message& raw) {
     return host_.api()->send(host_.raw(), id_, &raw);
   });
   if (code == PINTLE_OK) {

@@ -35,8 +35,7 @@ class EchoPlugin final : public Plugin, public example::v1::Echo {
     Saying saying;
     for (uint64_t number = 0; number < request.count(); ++number) {
       saying.set_number(number);
-      Task<Status> written = writer.write(saying);
-      Status status = co_await std::move(written);
+      Status status = co_await writer.write(saying);
       if (!status) co_return status;
     }
     co_return Status::ok();
@@ -48,7 +47,7 @@ class EchoPlugin final : public Plugin, public example::v1::Echo {
 
   Task<Result<PublishResponse>> Publish(Call& call, const Saying& request) override {
     PublishResponse response;
-    response.set_listeners(listeners_.publish(request, call.received()));
+    response.set_listeners(listeners_.publish(request, &call.received()));
     co_return response;
   }
 

@@ -24,6 +24,7 @@
 
 #include <array>
 #include <chrono>
+#include <deque>
 #include <functional>
 #include <span>
 #include <string>
@@ -62,12 +63,13 @@ struct Binding {
 
 // ---- Caller --------------------------------------------------------------------------------------------------------------
 
+/// Trivially destructible on purpose: it is written in braces inside of `co_await` expressions (see task.hpp).
 struct CallOptions {
   std::chrono::nanoseconds timeout{0};        ///< zero: the host's default
   uint64_t parent = 0;                        ///< `Call::id()` of the call being served: its trace and deadline go on
   const Attachments* attach = nullptr;        ///< borrowed until the call has been accepted
   Attachments* receive = nullptr;             ///< where the reply's attachments go; null: dropped
-  std::function<void(uint64_t)> on_accepted;  ///< given the call's id, for `Host`'s cancel
+  uint64_t* call_id = nullptr;                ///< where the id goes once the call is accepted, for `Host::cancel`
 };
 
 namespace detail {
@@ -189,7 +191,7 @@ class Call {
   void finish(const Status& status, const google::protobuf::MessageLite* response);
   void cancel();
   void credit(uint32_t amount);
-  Status send(const google::protobuf::MessageLite& message, const Attachments& attachments);
+  Status send(const google::protobuf::MessageLite& message, const Attachments* attachments);
   uint32_t available_credit() const { return credit_; }
   void wait_for_credit(std::coroutine_handle<> handle) { waiting_ = handle; }
   void registered_in(Implementation* implementation) { registered_ = implementation; }
@@ -218,23 +220,25 @@ class StreamWriter {
  public:
   explicit StreamWriter(Call& call) : call_(call) {}
   /// Awaits the caller's credit, then sends. CANCELLED once the caller has gone: end the handler.
-  Task<Status> write(const Message& message, const Attachments& attachments = {}) {
-    while (call_.available_credit() == 0 && !call_.is_cancelled()) {
-      CreditAwaiter awaiter{call_};
-      co_await awaiter;
-    }
-    co_return call_.send(message, attachments);
+  auto write(const Message& message, const Attachments* attachments = nullptr) {
+    struct Awaiter {
+      Call& call;
+      const Message& message;
+      const Attachments* attachments;
+      bool await_ready() const { return call.available_credit() > 0 || call.is_cancelled(); }
+      void await_suspend(std::coroutine_handle<> handle) { call.wait_for_credit(handle); }
+      Status await_resume() const { return call.send(message, attachments); }
+    };
+    return Awaiter{call_, message, attachments};
   }
   /// Sends if there is credit, else false and nothing was sent.
-  bool try_write(const Message& message, const Attachments& attachments = {}) {
+  bool try_write(const Message& message, const Attachments* attachments = nullptr) {
     return call_.available_credit() > 0 && !call_.is_cancelled() && call_.send(message, attachments).is_ok();
   }
-  /// Completes when the caller has cancelled or gone: for handlers that are fed from elsewhere.
-  Task<void> closed() {
-    while (!call_.is_cancelled()) {
-      CreditAwaiter awaiter{call_};
-      co_await awaiter;
-    }
+  /// Completes when credit has come or the caller has gone: for handlers that are fed from elsewhere.
+  Task<void> next_credit() {
+    CreditAwaiter awaiter{call_};
+    co_await awaiter;
   }
   Call& call() { return call_; }
 
@@ -334,36 +338,57 @@ inline Task<Status> unimplemented_stream(std::string_view interface_name, std::s
 }
 }  // namespace detail
 
-/// Hands messages to all who opened a stream: each subscriber's buffer is the same one, retained. A subscriber without credit
-/// misses the message; `dropped` counts those.
+/// Hands messages to all who opened a stream; each subscriber's buffer is the same one, retained. Nothing is lost silently: what a
+/// subscriber has no credit for waits, and one that falls `backlog` messages behind is ended with RESOURCE_EXHAUSTED, so that it
+/// subscribes and lists again.
 template <class Message>
 class Broadcast {
  public:
+  explicit Broadcast(size_t backlog = 4096) : backlog_(backlog) {}
+
   /// Serves one subscriber until it goes: what the handler of a streaming method returns.
   Task<Status> subscribe(StreamWriter<Message>& writer) {
-    writers_.push_back(&writer);
-    Task<void> closed = writer.closed();
-    co_await std::move(closed);
-    std::erase(writers_, &writer);
-    co_return cancelled("the subscriber has gone");
-  }
-  uint32_t publish(const Message& message, const Attachments& attachments = {}) {
-    uint32_t reached = 0;
-    for (StreamWriter<Message>* writer : writers_) {
-      if (writer->try_write(message, attachments)) {
-        ++reached;
-      } else {
-        ++dropped_;
+    Subscriber self{writer, {}, false};
+    subscribers_.push_back(&self);
+    while (!writer.call().is_cancelled() && !self.overflowed) {
+      Task<void> awake = writer.next_credit();
+      co_await std::move(awake);
+      while (!self.waiting.empty() && writer.try_write(self.waiting.front().first, &self.waiting.front().second)) {
+        self.waiting.pop_front();
       }
     }
+    std::erase(subscribers_, &self);
+    if (self.overflowed) co_return resource_exhausted("the subscriber is too far behind: subscribe again, then list");
+    co_return cancelled("the subscriber has gone");
+  }
+  /// To how many it went (or will go).
+  uint32_t publish(const Message& message, const Attachments* attachments = nullptr) {
+    uint32_t reached = 0;
+    std::vector<Subscriber*> overflowing;
+    for (Subscriber* subscriber : subscribers_) {
+      if (subscriber->waiting.empty() && subscriber->writer.try_write(message, attachments)) {
+        ++reached;
+      } else if (subscriber->waiting.size() < backlog_) {
+        subscriber->waiting.emplace_back(message, Attachments{attachments ? attachments->buffers : std::vector<Buffer>(), {}});
+        ++reached;
+      } else {
+        subscriber->overflowed = true;
+        overflowing.push_back(subscriber);
+      }
+    }
+    for (Subscriber* subscriber : overflowing) subscriber->writer.call().credit(0);  // wakes it, to end
     return reached;
   }
-  size_t subscribers() const { return writers_.size(); }
-  uint64_t dropped() const { return dropped_; }
+  size_t subscribers() const { return subscribers_.size(); }
 
  private:
-  std::vector<StreamWriter<Message>*> writers_;
-  uint64_t dropped_ = 0;
+  struct Subscriber {
+    StreamWriter<Message>& writer;
+    std::deque<std::pair<Message, Attachments>> waiting;
+    bool overflowed;
+  };
+  size_t backlog_;
+  std::vector<Subscriber*> subscribers_;
 };
 
 }  // namespace pintle

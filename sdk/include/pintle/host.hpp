@@ -157,6 +157,8 @@ class Host {
   void detach(Task<void> task);
   /// Completes after the time.
   auto sleep(std::chrono::nanoseconds time);
+  /// Asks that a call be given up; its awaited result still comes. False: it has ended.
+  bool cancel(uint64_t call_id) { return api_->cancel(host_, call_id) == PINTLE_OK; }
   Timer timer(std::chrono::nanoseconds delay, std::function<void()> function);
   /// Runs the function on a thread that may block, and gives its result (or rethrows) on the lane. The function must own what
   /// it uses; keep it in a local of its own (see task.hpp).
