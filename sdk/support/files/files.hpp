@@ -2,10 +2,10 @@
 
 /// Files on descriptors: what every part that keeps state on disk does alike.
 ///
-/// Names are resolved from a folder's descriptor, so that a folder that is renamed or mounted over meanwhile cannot lead a
-/// write elsewhere. What is written is complete or absent: bytes go to a name aside (".NAME.new-XXXX"), are synced where the
-/// caller asks for it, and take their name by rename(2). Nothing here follows a symlink in the last component of a name that
-/// it writes or removes.
+/// Names are resolved from a folder's descriptor, so that a folder that is renamed or mounted over meanwhile cannot
+/// lead a write elsewhere. What is written is complete or absent: bytes go to a name aside (".NAME.new-XXXX"), are
+/// synced where the caller asks for it, and take their name by rename(2). Nothing here follows a symlink in the last
+/// component of a name that it writes or removes.
 ///
 ///     auto folder = files::open_folder("/var/lib/pintle/x");
 ///     if (!folder) return folder.status();
@@ -51,7 +51,8 @@ Result<Descriptor> open_at(int folder, const std::string& path, int flags, mode_
 /// A folder, for the functions below (O_PATH is not set: it can be listed and synced).
 Result<Descriptor> open_folder(const std::string& path);
 /// openat2(2) with RESOLVE_* bits in `resolve`; close-on-exec.
-Result<Descriptor> open_resolved(int folder, const std::string& path, uint64_t flags, uint64_t resolve, mode_t mode = 0);
+Result<Descriptor> open_resolved(int folder, const std::string& path, uint64_t flags, uint64_t resolve,
+                                 mode_t mode = 0);
 /// Makes the folder and all above it that are missing, with `mode`.
 Status make_folders(const std::string& path, mode_t mode = 0700);
 /// Makes one folder below `folder` unless it exists, and opens it.
@@ -83,7 +84,8 @@ struct Usage {
 };
 Usage measure_tree(int folder, const std::string& name);
 
-/// An advisory lock (flock(2)) on a file or folder, held until it goes. Two descriptors of one process exclude each other too.
+/// An advisory lock (flock(2)) on a file or folder, held until it goes. Two descriptors of one process exclude each
+/// other too.
 class Lock {
  public:
   enum class Kind { shared, exclusive };
