@@ -40,9 +40,7 @@ Hasher::Hasher() : context_(EVP_MD_CTX_new()) {
 
 Hasher::~Hasher() { EVP_MD_CTX_free(static_cast<EVP_MD_CTX*>(context_)); }
 
-void Hasher::update(const void* data, size_t size) {
-  EVP_DigestUpdate(static_cast<EVP_MD_CTX*>(context_), data, size);
-}
+void Hasher::update(const void* data, size_t size) { EVP_DigestUpdate(static_cast<EVP_MD_CTX*>(context_), data, size); }
 
 Digest Hasher::finish() {
   static constexpr char kDigits[] = "0123456789abcdef";

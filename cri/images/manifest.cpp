@@ -95,10 +95,12 @@ Result<Index> Index::parse(std::string_view text) {
   if (!object) return object.status();
   const json::value* manifests = object->if_contains("manifests");
   if (!manifests || !manifests->is_array()) return invalid_argument("the image index has no list 'manifests'");
-  if (manifests->get_array().size() > kMaximalManifests) return invalid_argument("the image index names too many manifests");
+  if (manifests->get_array().size() > kMaximalManifests)
+    return invalid_argument("the image index names too many manifests");
   Index index;
   for (const json::value& value : manifests->get_array()) {
-    auto descriptor = descriptor_of(value, "manifests[" + std::to_string(index.manifests.size()) + "] of the image index");
+    auto descriptor =
+        descriptor_of(value, "manifests[" + std::to_string(index.manifests.size()) + "] of the image index");
     if (!descriptor) return descriptor.status();
     index.manifests.push_back(std::move(*descriptor));
   }
@@ -127,7 +129,8 @@ Result<Manifest> Manifest::parse(std::string_view text) {
     if (!layer) return layer.status();
     const std::string& type = layer->media_type;
     if (type.find("tar") == std::string::npos || type.find("encrypted") != std::string::npos) {
-      return invalid_argument(what + ": media type '" + type + "' is no layer that can be unpacked here (tar, plain or with gzip or zstd)");
+      return invalid_argument(what + ": media type '" + type +
+                              "' is no layer that can be unpacked here (tar, plain or with gzip or zstd)");
     }
     manifest.layers.push_back(std::move(*layer));
   }

@@ -1,8 +1,8 @@
 #pragma once
 
-/// The JSON documents of images: OCI image index, manifest and config (image-spec v1), Docker's schema 2 forms of them, and
-/// the `manifest.json` of `docker save`. Foreign input: every size, depth and type is checked; unknown keys are ignored, as the
-/// specification asks.
+/// The JSON documents of images: OCI image index, manifest and config (image-spec v1), Docker's schema 2 forms of them,
+/// and the `manifest.json` of `docker save`. Foreign input: every size, depth and type is checked; unknown keys are
+/// ignored, as the specification asks.
 
 #include <cstdint>
 #include <map>
@@ -54,16 +54,16 @@ struct Config {
   std::map<std::string, std::string> labels;
   std::string architecture;
   std::string operating_system;
-  int64_t created_at = 0;         ///< nanoseconds since 1970; 0: not told
-  std::vector<Digest> diff_ids;   ///< digests of the uncompressed layers, base first
+  int64_t created_at = 0;        ///< nanoseconds since 1970; 0: not told
+  std::vector<Digest> diff_ids;  ///< digests of the uncompressed layers, base first
   static Result<Config> parse(std::string_view json);
 };
 
 /// One image of `docker save`'s manifest.json.
 struct SavedImage {
-  std::string config;                ///< a name in the archive
+  std::string config;  ///< a name in the archive
   std::vector<std::string> tags;
-  std::vector<std::string> layers;   ///< names in the archive, base first
+  std::vector<std::string> layers;  ///< names in the archive, base first
 };
 Result<std::vector<SavedImage>> parse_saved_images(std::string_view json);
 

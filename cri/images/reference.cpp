@@ -117,9 +117,9 @@ Result<Reference> Reference::parse(std::string_view text) {
 
   const size_t first = rest.find('/');
   const std::string_view head = rest.substr(0, first);
-  const bool has_domain = first != std::string_view::npos &&
-                          (head.find_first_of(".:[") != std::string_view::npos || head == "localhost" ||
-                           head.find_first_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ") != std::string_view::npos);
+  const bool has_domain =
+      first != std::string_view::npos && (head.find_first_of(".:[") != std::string_view::npos || head == "localhost" ||
+                                          head.find_first_of("ABCDEFGHIJKLMNOPQRSTUVWXYZ") != std::string_view::npos);
   if (has_domain) {
     reference.domain = std::string(head);
     reference.path = std::string(rest.substr(first + 1));
@@ -139,7 +139,8 @@ Result<Reference> Reference::parse(std::string_view text) {
     const size_t end = path.find('/');
     const std::string_view part = path.substr(0, end);
     if (!is_path_component(part)) {
-      return wrong(text, "'" + std::string(part) + "' has to be lowercase letters and digits with . _ or - between them");
+      return wrong(text,
+                   "'" + std::string(part) + "' has to be lowercase letters and digits with . _ or - between them");
     }
     if (end == std::string_view::npos) break;
     path.remove_prefix(end + 1);

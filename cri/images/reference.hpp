@@ -7,9 +7,9 @@
 ///     registry.local:5000/web     -> registry.local:5000/web:latest
 ///     web@sha256:<64 digits>      -> docker.io/library/web@sha256:...
 ///
-/// The grammar is that of the distribution project (reference.Regexp): a domain is told from a path by a '.', a ':' or by
-/// being "localhost"; path components are lowercase letters and digits with single '.', one or two '_' or any '-' between
-/// them; a tag is at most 128 word characters, '.' and '-'; the whole name is at most 255 characters.
+/// The grammar is that of the distribution project (reference.Regexp): a domain is told from a path by a '.', a ':' or
+/// by being "localhost"; path components are lowercase letters and digits with single '.', one or two '_' or any '-'
+/// between them; a tag is at most 128 word characters, '.' and '-'; the whole name is at most 255 characters.
 
 #include <pintle/status.hpp>
 #include <string>

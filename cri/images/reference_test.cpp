@@ -30,10 +30,30 @@ TEST(Reference, ADigestTakesThePlaceOfTheDefaultTag) {
 }
 
 TEST(Reference, WhatIsWrongIsNamed) {
-  for (const std::string& text : {std::string(), std::string("Web"), std::string("web:"), std::string("web:-x"), std::string("web@sha256:12"),
-        std::string("a//b"), std::string("a/../b"), std::string("-web"), std::string("web-"), std::string("a..b"), std::string("a___b"), std::string("reg:port/web"),
-        std::string("web:tag/more"), std::string("reg.io:/x"), kHex, std::string("a b"), std::string("a\nb"), "x/" + std::string(300, 'a'), "web:" + std::string(129, 'a'),
-        std::string("web@sha512:") + kHex, std::string("/web"), std::string("web/"), std::string("[]/web"), std::string("-a.io/web")}) {
+  for (const std::string& text : {std::string(),
+                                  std::string("Web"),
+                                  std::string("web:"),
+                                  std::string("web:-x"),
+                                  std::string("web@sha256:12"),
+                                  std::string("a//b"),
+                                  std::string("a/../b"),
+                                  std::string("-web"),
+                                  std::string("web-"),
+                                  std::string("a..b"),
+                                  std::string("a___b"),
+                                  std::string("reg:port/web"),
+                                  std::string("web:tag/more"),
+                                  std::string("reg.io:/x"),
+                                  kHex,
+                                  std::string("a b"),
+                                  std::string("a\nb"),
+                                  "x/" + std::string(300, 'a'),
+                                  "web:" + std::string(129, 'a'),
+                                  std::string("web@sha512:") + kHex,
+                                  std::string("/web"),
+                                  std::string("web/"),
+                                  std::string("[]/web"),
+                                  std::string("-a.io/web")}) {
     auto reference = Reference::parse(text);
     EXPECT_FALSE(reference.is_ok()) << text;
     if (!reference) {

@@ -41,8 +41,9 @@ Result<std::unique_ptr<PlainStream>> PlainStream::open(int fd, const ExpansionLi
   archive_read_support_filter_gzip(archive);
   archive_read_support_filter_zstd(archive);
   archive_read_support_format_raw(archive);
-  struct archive_entry* entry = nullptr;
-  if (archive_read_open_fd(archive, fd, kBlock) != ARCHIVE_OK || archive_read_next_header(archive, &entry) != ARCHIVE_OK) {
+  ::archive_entry* entry = nullptr;
+  if (archive_read_open_fd(archive, fd, kBlock) != ARCHIVE_OK ||
+      archive_read_next_header(archive, &entry) != ARCHIVE_OK) {
     return invalid_argument("damaged compression: " + text_of(archive));
   }
   return stream;

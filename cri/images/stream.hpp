@@ -1,7 +1,7 @@
 #pragma once
 
-/// Compressed bytes made plain: a file that is plain, gzip or zstd (told by its first bytes), read as a stream that counts and
-/// hashes what it gives. Decompression is libarchive's; what it cannot read is INVALID_ARGUMENT.
+/// Compressed bytes made plain: a file that is plain, gzip or zstd (told by its first bytes), read as a stream that
+/// counts and hashes what it gives. Decompression is libarchive's; what it cannot read is INVALID_ARGUMENT.
 
 #include <cstdint>
 #include <memory>
@@ -11,14 +11,15 @@
 #include "cri/images/digest.hpp"
 
 struct archive;
+struct archive_entry;
 
 namespace pintle::images {
 
 /// What may come out of what went in; beyond it the input is taken for a bomb.
 struct ExpansionLimits {
   uint64_t bytes = 64ull << 30;
-  uint64_t ratio = 200;                  ///< plain bytes for each stored byte
-  uint64_t free_of_ratio = 256ull << 20; ///< the ratio does not matter below
+  uint64_t ratio = 200;                   ///< plain bytes for each stored byte
+  uint64_t free_of_ratio = 256ull << 20;  ///< the ratio does not matter below
 };
 
 class PlainStream {
@@ -61,7 +62,7 @@ class TarReader {
   /// False at the end. INVALID_ARGUMENT for a damaged archive.
   Result<bool> next();
   /// The current entry (struct archive_entry).
-  struct archive_entry* entry() const { return entry_; }
+  ::archive_entry* entry() const { return entry_; }
   /// The next bytes of the current entry's content; false at its end. A hole is reported by `offset` moving on.
   Result<bool> next_data(const void** data, size_t* size, int64_t* offset);
 
@@ -69,7 +70,7 @@ class TarReader {
   Status failure() const;
   PlainStream& stream_;
   ::archive* archive_ = nullptr;
-  struct archive_entry* entry_ = nullptr;
+  ::archive_entry* entry_ = nullptr;
 };
 
 }  // namespace pintle::images
