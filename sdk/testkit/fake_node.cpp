@@ -31,6 +31,7 @@ struct FakeNode::ActiveCall {
   void* context;
   Clock::time_point deadline;
   bool completed = false;         // by the provider or the node; the completion may still wait for its turn
+  bool answered = false;          // by the provider
   uint32_t provider_credit = 0;   // messages that the provider may still send
 };
 struct FakeNode::Watched {
@@ -109,7 +110,7 @@ struct FakeApi {
     auto active = std::make_unique<FakeNode::ActiveCall>();
     const uint64_t timeout = options && options->timeout_ns ? options->timeout_ns : 30'000'000'000ull;
     *active = {&instance(host), provider, options ? *options : pintle_call_options{}, completion, context,
-               Clock::now() + std::chrono::nanoseconds(timeout), false, options ? options->initial_credit : 0};
+               Clock::now() + std::chrono::nanoseconds(timeout), false, false, options ? options->initial_credit : 0};
     const uint32_t credit = active->provider_credit;
     self.calls_.emplace(id, std::move(active));
     *call_id = id;
@@ -153,10 +154,10 @@ struct FakeApi {
       self.violations_.push_back(instance(host).name() + " completed a call that it does not serve");
       return PINTLE_NOT_FOUND;
     }
-    if (found->second->completed) {
+    if (std::exchange(found->second->answered, true)) {
       self.violations_.push_back(instance(host).name() + " completed one call twice");
-      return PINTLE_NOT_FOUND;
     }
+    if (found->second->completed) return PINTLE_NOT_FOUND;
     if (status->code == PINTLE_OK && !reply) {
       self.violations_.push_back(instance(host).name() + " completed a call with success but without a reply");
     }

@@ -59,10 +59,6 @@ static void say(echo* self, uint64_t call_id, const pintle_message* request) {
     if (field.number == SAYING_TEXT && field.type == PINTLE_WIRE_BYTES) spoken = field.bytes, spoken_size = field.size;
     if (field.number == SAYING_SHOUT && field.type == PINTLE_WIRE_VARINT) shout = field.varint != 0;
   }
-  if (reader.failed) {
-    answer(self, call_id, PINTLE_INVALID_ARGUMENT, "the request is not an encoded pintle.example.v1.Saying", NULL);
-    return;
-  }
   if (shout && spoken) {
     copy = malloc(request->header_size);
     if (!copy) {
@@ -129,10 +125,6 @@ static void count(echo* self, const pintle_call* call, const pintle_message* req
   stream* counting;
   while (pintle_next(&reader, &field)) {
     if (field.number == COUNT_COUNT && field.type == PINTLE_WIRE_VARINT) wanted = field.varint;
-  }
-  if (reader.failed) {
-    answer(self, call->call_id, PINTLE_INVALID_ARGUMENT, "the request is not an encoded pintle.example.v1.CountRequest", NULL);
-    return;
   }
   counting = stream_begin(self, call, 0);
   if (!counting) return;
@@ -205,8 +197,20 @@ void pintle_plugin_destroy(void* instance) {
   free(self);
 }
 
+static int is_malformed(const pintle_message* message) {
+  pintle_reader reader = pintle_read(message->header, message->header_size);
+  pintle_wire_field field;
+  while (pintle_next(&reader, &field)) {
+  }
+  return reader.failed;
+}
+
 void pintle_plugin_handle(void* instance, const pintle_call* call, const pintle_message* message) {
   echo* self = instance;
+  if (is_malformed(message)) {
+    answer(self, call->call_id, PINTLE_INVALID_ARGUMENT, "the request is not an encoded message of pintle.example.v1", NULL);
+    return;
+  }
   switch (call->method) {
     case METHOD_SAY: say(self, call->call_id, message); break;
     case METHOD_COUNT: count(self, call, message); break;
