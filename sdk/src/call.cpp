@@ -186,7 +186,7 @@ void Implementation::handle(Host& host, const pintle_call& info, const pintle_me
   }
   if (!alive) return;
   raw->watch_end(nullptr);
-  raw->registered_in(this);
+  raw->outlive_turn(this);
   calls_.emplace(info.call_id, raw);
 }
 

@@ -39,6 +39,8 @@ struct MethodInfo {
   std::string_view name;
   bool streams;
   uint32_t since;
+  std::string_view request;   ///< the messages' full names, "pintle.network.v1.AttachRequest"
+  std::string_view response;
 };
 
 struct InterfaceInfo {
@@ -46,6 +48,7 @@ struct InterfaceInfo {
   uint32_t revision;
   std::span<const MethodInfo> methods;
   std::span<const std::string_view> features;
+  std::string_view schema;  ///< the file that defines it, without its ending: "pintle/network"
 };
 
 /// One provider that answers a need.
@@ -175,7 +178,7 @@ class Call {
 
   uint64_t id() const { return id_; }
   /// Who calls, as the host knows it: "plugin:node-agent", "user:0".
-  const std::string& caller() const { return caller_; }
+  std::string_view caller() const { return caller_; }
   /// What is left until the deadline; nothing if there is none.
   std::optional<std::chrono::nanoseconds> remaining() const;
   /// What came with the request.
@@ -194,14 +197,20 @@ class Call {
   Status send(const google::protobuf::MessageLite& message, const Attachments* attachments);
   uint32_t available_credit() const { return credit_; }
   void wait_for_credit(std::coroutine_handle<> handle) { waiting_ = handle; }
-  void registered_in(Implementation* implementation) { registered_ = implementation; }
+  /// The handler goes on after the turn that brought the call: what was borrowed for the turn is copied now.
+  void outlive_turn(Implementation* implementation) {
+    registered_ = implementation;
+    owned_caller_ = caller_;
+    caller_ = owned_caller_;
+  }
   /// Sets the flag to false when this object ends.
   void watch_end(bool* alive) { alive_ = alive; }
 
  private:
   Host& host_;
   uint64_t id_;
-  std::string caller_;
+  std::string_view caller_;
+  std::string owned_caller_;
   std::chrono::steady_clock::time_point deadline_{};
   Attachments received_;
   Attachments reply_;
