@@ -31,6 +31,10 @@ std::string replaced(std::string text, const std::string& from, const std::strin
   return text;
 }
 
+std::string base_name(const FileDescriptor* file) {
+  return file->name().substr(0, file->name().size() - std::string(".proto").size());
+}
+
 std::string cpp_name(const google::protobuf::Descriptor* message) {
   return "::" + replaced(message->full_name(), ".", "::");
 }
@@ -42,7 +46,7 @@ class Generator : public google::protobuf::compiler::CodeGenerator {
   bool Generate(const FileDescriptor* file, const std::string&, google::protobuf::compiler::GeneratorContext* context,
                 std::string* error) const override {
     if (file->service_count() == 0) return true;
-    const std::string base = file->name().substr(0, file->name().size() - std::string(".proto").size());
+    const std::string base = base_name(file);
     std::unique_ptr<google::protobuf::io::ZeroCopyOutputStream> stream(context->Open(base + ".pintle.hpp"));
     Printer printer(stream.get(), '$');
     printer.Print(
@@ -64,8 +68,9 @@ class Generator : public google::protobuf::compiler::CodeGenerator {
 
  private:
   static bool check(const ServiceDescriptor* service, std::string* error) {
-    if (service->options().GetExtension(pintle::interface).name().empty()) {
-      *error = service->full_name() + ": a service needs the option (pintle.interface) with a name and a revision";
+    // Tools derive the C++ names of an interface from its own, so it is spelled as the service is.
+    if (service->options().GetExtension(pintle::interface).name() != service->full_name()) {
+      *error = service->full_name() + ": a service needs the option (pintle.interface) with its full name and a revision";
       return false;
     }
     std::set<uint32_t> numbers;
@@ -91,6 +96,8 @@ class Generator : public google::protobuf::compiler::CodeGenerator {
             {"streams", method->server_streaming() ? "true" : "false"},
             {"request", cpp_name(method->input_type())},
             {"response", cpp_name(method->output_type())},
+            {"request_name", method->input_type()->full_name()},
+            {"response_name", method->output_type()->full_name()},
             {"service", method->service()->name()}};
   }
 
@@ -99,7 +106,7 @@ class Generator : public google::protobuf::compiler::CodeGenerator {
     printer.Print("\nstruct $service$Interface {\n", "service", service->name());
     printer.Print("  static constexpr ::pintle::MethodInfo methods[] = {\n");
     for (int i = 0; i < service->method_count(); ++i) {
-      printer.Print(variables(service->method(i)), "      {$number$, \"$name$\", $streams$, $since$},\n");
+      printer.Print(variables(service->method(i)), "      {$number$, \"$name$\", $streams$, $since$, \"$request_name$\", \"$response_name$\"},\n");
     }
     printer.Print("  };\n");
     printer.Print("  static constexpr ::std::array<::std::string_view, $count$> features = {", "count",
@@ -111,9 +118,9 @@ class Generator : public google::protobuf::compiler::CodeGenerator {
     }
     printer.Print(
         "  };\n"
-        "  static constexpr ::pintle::InterfaceInfo info{\"$name$\", $revision$, methods, features};\n"
+        "  static constexpr ::pintle::InterfaceInfo info{\"$name$\", $revision$, methods, features, \"$schema$\"};\n"
         "};\n",
-        "name", options.name(), "revision", std::to_string(options.revision()));
+        "name", options.name(), "revision", std::to_string(options.revision()), "schema", base_name(service->file()));
   }
 
   static void skeleton(Printer& printer, const ServiceDescriptor* service) {

@@ -1,6 +1,7 @@
 #include "sdk/testkit/contract.hpp"
 
 #include <algorithm>
+#include <array>
 
 #include "cri/api.pintle.hpp"
 #include "pintle/example.pintle.hpp"
@@ -21,7 +22,7 @@ struct Known {
 };
 
 // One line an interface: the whole list of what has a schema.
-constexpr Known known_interfaces[] = {
+constexpr Known schemas[] = {
     {&example::v1::EchoInterface::info, check_echo},
     {&runtime::v1::RuntimeBackendInterface::info, check_runtime_backend},
     {&image::v1::ImageBackendInterface::info, check_image_backend},
@@ -51,8 +52,17 @@ void check_ends_once(InterfaceCheck& check, const MethodInfo& method, const Call
 
 }  // namespace
 
+std::span<const InterfaceInfo* const> known_interfaces() {
+  static const auto infos = [] {
+    std::array<const InterfaceInfo*, std::size(schemas)> made{};
+    std::transform(std::begin(schemas), std::end(schemas), made.begin(), [](const Known& known) { return known.info; });
+    return made;
+  }();
+  return infos;
+}
+
 const InterfaceInfo* find_interface(std::string_view name) {
-  for (const Known& known : known_interfaces) {
+  for (const Known& known : schemas) {
     if (known.info->name == name) return known.info;
   }
   return nullptr;
@@ -61,9 +71,9 @@ const InterfaceInfo* find_interface(std::string_view name) {
 ContractReport check_contract(ContractTarget& target, std::span<const std::string> provides) {
   ContractReport report;
   for (uint32_t index = 0; index < provides.size(); ++index) {
-    const auto known = std::find_if(std::begin(known_interfaces), std::end(known_interfaces),
+    const auto known = std::find_if(std::begin(schemas), std::end(schemas),
                                     [&](const Known& one) { return one.info->name == provides[index]; });
-    if (known == std::end(known_interfaces)) {
+    if (known == std::end(schemas)) {
       report.unknown_interfaces.push_back(provides[index]);
       continue;
     }

@@ -15,7 +15,7 @@
 #include <string_view>
 #include <vector>
 
-#include "sdk/testkit/fake_node.hpp"
+#include "fake_node.hpp"  // beside this file, in the tree as in the installed SDK
 
 namespace pintle::testkit {
 
@@ -43,6 +43,8 @@ struct ContractReport {
 /// Runs the suites of all interfaces that the plugin provides, in the manifest's order.
 ContractReport check_contract(ContractTarget& target, std::span<const std::string> provides);
 
+/// Every interface that this SDK has a schema of.
+std::span<const InterfaceInfo* const> known_interfaces();
 /// The schema of an interface by its name; null if this SDK does not know it.
 const InterfaceInfo* find_interface(std::string_view name);
 
