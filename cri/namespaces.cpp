@@ -15,9 +15,10 @@
 #include <cerrno>
 #include <cstring>
 #include <pintle/buffer.hpp>
+#include <system_error>
 #include <thread>
 
-#include "cri/files.hpp"
+#include "sdk/support/files/files.hpp"
 
 namespace pintle::cri {
 namespace {
@@ -122,7 +123,7 @@ bool is_one_of(std::string_view name, std::initializer_list<std::string_view> pr
 }  // namespace
 
 Result<Namespaces> make_namespaces(const NamespaceRequest& request) {
-  if (Status made = make_folder(request.folder); !made) return made;
+  if (Status made = files::make_folders(request.folder); !made) return made;
   Namespaces namespaces;
   Status status;
   try {
@@ -173,7 +174,7 @@ Status repin(int pid, std::string_view kind, uint64_t inode, const std::string& 
   struct stat info {};
   if (::fstat(held.get(), &info) != 0) return status_from_errno(errno, "stat " + source);
   if (info.st_ino != inode) return failed_precondition(source + " is another namespace than the pod's");
-  if (Status made = make_folder(path.substr(0, path.rfind('/'))); !made) return made;
+  if (Status made = files::make_folders(path.substr(0, path.rfind('/'))); !made) return made;
   if (Status released = release(path, false); !released) return released;
   return bind("/proc/thread-self/fd/" + std::to_string(held.get()), path);
 }
@@ -187,7 +188,7 @@ Status ensure_shm(const std::string& path, uint64_t bytes) {
       return Status::ok();
     }
   }
-  if (Status made = make_folder(path); !made) return made;
+  if (Status made = files::make_folders(path); !made) return made;
   const std::string options = "mode=1777,size=" + std::to_string(bytes);
   if (::mount("shm", path.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options.c_str()) != 0) {
     return status_from_errno(errno, "mount /dev/shm of the pod on " + path);

@@ -1,21 +1,15 @@
 #include "cri/records.hpp"
 
-#include <dirent.h>
 #include <fcntl.h>
 #include <sys/random.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <boost/crc.hpp>
 #include <cerrno>
-#include <cstdio>
 #include <cstring>
-#include <memory>
 #include <stdexcept>
-
-#include "cri/files.hpp"
 
 namespace pintle::cri {
 namespace {
@@ -41,49 +35,6 @@ uint32_t read_number(std::string_view bytes) {
   for (int index = 3; index >= 0; --index)
     number = (number << 8) | static_cast<uint8_t>(bytes[static_cast<size_t>(index)]);
   return number;
-}
-
-Result<std::string> read_file_at(int directory, const char* name) {
-  UniqueFd file(::openat(directory, name, O_RDONLY | O_CLOEXEC | O_NOFOLLOW));
-  if (!file) return status_from_errno(errno, std::string("open ") + name);
-  struct stat info {};
-  if (::fstat(file.get(), &info) != 0) return status_from_errno(errno, std::string("stat ") + name);
-  if (!S_ISREG(info.st_mode) || static_cast<uint64_t>(info.st_size) > kMaxRecord + kHeaderSize) {
-    return data_loss("not a record: no regular file of a possible size");
-  }
-  std::string bytes(static_cast<size_t>(info.st_size), '\0');
-  size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t got = ::read(file.get(), bytes.data() + done, bytes.size() - done);
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return status_from_errno(errno, std::string("read ") + name);
-    if (got == 0) break;
-    done += static_cast<size_t>(got);
-  }
-  bytes.resize(done);
-  return bytes;
-}
-
-struct CloseDirectory {
-  void operator()(DIR* directory) const { ::closedir(directory); }
-};
-
-/// The names in a folder, without "." and "..".
-Result<std::vector<std::string>> list_names(int directory) {
-  const int copy = ::openat(directory, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (copy < 0) return status_from_errno(errno, "open record folder");
-  std::unique_ptr<DIR, CloseDirectory> stream(::fdopendir(copy));
-  if (!stream) {
-    const int error = errno;
-    ::close(copy);
-    return status_from_errno(error, "read record folder");
-  }
-  std::vector<std::string> names;
-  while (const dirent* entry = ::readdir(stream.get())) {
-    const std::string_view name = entry->d_name;
-    if (name != "." && name != "..") names.emplace_back(name);
-  }
-  return names;
 }
 
 }  // namespace
@@ -134,38 +85,37 @@ Result<std::string> unframe_record(std::string_view file) {
   return std::string(payload);
 }
 
-RecordStore::RecordStore(std::string folder, UniqueFd directory)
+RecordStore::RecordStore(std::string folder, files::Descriptor directory)
     : folder_(std::move(folder)), directory_(std::move(directory)) {}
 
 Result<RecordStore> RecordStore::open(std::string folder) {
   for (const char* part : {"", "/trash", "/damaged"}) {
-    if (Status made = make_folder(folder + part); !made) return made;
+    if (Status made = files::make_folders(folder + part); !made) return made;
   }
-  UniqueFd directory(::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-  if (!directory) return status_from_errno(errno, "open record folder " + folder);
-  Result<std::vector<std::string>> names = list_names(directory.get());
-  if (!names) return names.status();
+  Result<files::Descriptor> directory = files::open_folder(folder);
+  if (!directory) return directory.status();
+  Result<std::vector<std::string>> names = files::list_folder(directory->get());
+  if (!names) return names.status().with_context(folder);
   for (const std::string& name : *names) {
-    if (name.starts_with(".new-")) ::unlinkat(directory.get(), name.c_str(), 0);
+    if (name.starts_with(".")) ::unlinkat(directory->get(), name.c_str(), 0);
   }
-  RecordStore store(std::move(folder), std::move(directory));
+  RecordStore store(std::move(folder), std::move(*directory));
   store.empty_trash();
   return store;
 }
 
 Result<RecordStore::Contents> RecordStore::load() const {
-  Result<std::vector<std::string>> names = list_names(directory_.get());
+  Result<std::vector<std::string>> names = files::list_folder(directory_.get());
   if (!names) return names.status().with_context(folder_);
   Contents contents;
   for (const std::string& name : *names) {
     if (!is_id(name)) continue;
-    Result<std::string> file = read_file_at(directory_.get(), name.c_str());
+    const Result<std::string> file = files::read_file(directory_.get(), name, kMaxRecord);
     Result<std::string> payload = file ? unframe_record(*file) : Result<std::string>(file.status());
     if (payload) {
       contents.records.push_back({name, std::move(*payload)});
       continue;
     }
-    if (payload.status().code() != Code::data_loss) return payload.status().with_context(folder_);
     const std::string aside = "damaged/" + name;
     ::renameat(directory_.get(), name.c_str(), directory_.get(), aside.c_str());
     contents.damaged.push_back({name, payload.status().message()});
@@ -174,28 +124,8 @@ Result<RecordStore::Contents> RecordStore::load() const {
 }
 
 Status RecordStore::write(std::string_view id, std::string_view payload, Durability durability) const {
-  const std::string name(id);
-  const std::string aside = ".new-" + name;
-  const auto fail = [&](int error, const char* what) {
-    ::unlinkat(directory_.get(), aside.c_str(), 0);
-    return status_from_errno(error, std::string(what) + " record " + folder_ + "/" + name);
-  };
-  UniqueFd file(::openat(directory_.get(), aside.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC | O_NOFOLLOW, 0600));
-  if (!file) return fail(errno, "create");
-  const std::string bytes = frame_record(payload);
-  size_t done = 0;
-  while (done < bytes.size()) {
-    const ssize_t put = ::write(file.get(), bytes.data() + done, bytes.size() - done);
-    if (put < 0 && errno == EINTR) continue;
-    if (put < 0) return fail(errno, "write");
-    done += static_cast<size_t>(put);
-  }
-  if (durability == Durability::power && ::fdatasync(file.get()) != 0) return fail(errno, "sync");
-  if (::renameat(directory_.get(), aside.c_str(), directory_.get(), name.c_str()) != 0) return fail(errno, "rename");
-  if (durability == Durability::power && ::fsync(directory_.get()) != 0) {
-    return status_from_errno(errno, "sync folder " + folder_);
-  }
-  return Status::ok();
+  return files::write_file(directory_.get(), std::string(id), frame_record(payload), durability)
+      .with_context("record in " + folder_);
 }
 
 Status RecordStore::remove(std::string_view id) const {
@@ -213,11 +143,11 @@ Status RecordStore::remove(std::string_view id) const {
 }
 
 void RecordStore::empty_trash() const {
-  UniqueFd trash(::openat(directory_.get(), "trash", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  const Result<files::Descriptor> trash = files::open_at(directory_.get(), "trash", O_RDONLY | O_DIRECTORY);
   if (!trash) return;
-  Result<std::vector<std::string>> names = list_names(trash.get());
+  const Result<std::vector<std::string>> names = files::list_folder(trash->get());
   if (!names) return;
-  for (const std::string& name : *names) ::unlinkat(trash.get(), name.c_str(), 0);
+  for (const std::string& name : *names) ::unlinkat(trash->get(), name.c_str(), 0);
 }
 
 }  // namespace pintle::cri

@@ -15,22 +15,22 @@
 /// Layout of a store's folder:
 ///
 ///     <id>            the record
-///     .new-<id>       being written; removed by `open`
+///     .<id>.new-*     being written; removed by `open`
 ///     trash/<id>      removed, not yet unlinked (unlinking blocks of a file can take a millisecond)
 ///     damaged/<id>    set aside by `load` because magic, length or checksum were wrong
 ///
 /// All functions block and may be called from any thread; two writes of the same id must not overlap.
 
-#include <pintle/buffer.hpp>
 #include <pintle/status.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "sdk/support/files/files.hpp"
+
 namespace pintle::cri {
 
-/// What a write must survive.
-enum class Durability { process, power };
+using files::Durability;
 
 class RecordStore {
  public:
@@ -65,10 +65,10 @@ class RecordStore {
   const std::string& folder() const { return folder_; }
 
  private:
-  RecordStore(std::string folder, UniqueFd directory);
+  RecordStore(std::string folder, files::Descriptor directory);
 
   std::string folder_;
-  UniqueFd directory_;
+  files::Descriptor directory_;
 };
 
 /// Whether the text is an id as the engine makes them: 64 lower-case hexadecimal digits.

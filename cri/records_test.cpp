@@ -52,8 +52,8 @@ TEST_F(Records, IdsAreHexadecimalAndNeverRepeat) {
 TEST_F(Records, ARecordIsReadBackByTheNextProcess) {
   const std::string id = make_id();
   const std::string payload("binary\0bytes", 12);
-  ASSERT_TRUE(open().write(id, "former", Durability::process));
-  ASSERT_TRUE(open().write(id, payload, Durability::power));
+  ASSERT_TRUE(open().write(id, "former", Durability::cached));
+  ASSERT_TRUE(open().write(id, payload, Durability::synced));
   Result<RecordStore::Contents> contents = open().load();
   ASSERT_TRUE(contents) << contents.status().to_string();
   ASSERT_EQ(contents->records.size(), 1u);
@@ -64,7 +64,7 @@ TEST_F(Records, ARecordIsReadBackByTheNextProcess) {
 
 TEST_F(Records, RecordsAreReadableByTheirOwnerOnly) {
   const std::string id = make_id();
-  ASSERT_TRUE(open().write(id, "secret environment", Durability::process));
+  ASSERT_TRUE(open().write(id, "secret environment", Durability::cached));
   struct stat info {};
   ASSERT_EQ(::stat((root_ / "records" / id).c_str(), &info), 0);
   EXPECT_EQ(info.st_mode & 0777, 0600u);
@@ -74,7 +74,7 @@ TEST_F(Records, RecordsAreReadableByTheirOwnerOnly) {
 
 TEST_F(Records, EveryTruncationIsSetAsideAndTheRestStillLoads) {
   const std::string whole = make_id();
-  ASSERT_TRUE(open().write(whole, "whole", Durability::process));
+  ASSERT_TRUE(open().write(whole, "whole", Durability::cached));
   const std::string file = frame_record("a payload of some length");
   for (size_t length = 0; length < file.size(); ++length) {
     const std::string id = make_id();
@@ -101,19 +101,19 @@ TEST_F(Records, AnyFlippedByteIsNoticed) {
 
 TEST_F(Records, AWriteThatWasCutOffLeavesTheFormerRecord) {
   const std::string id = make_id();
-  ASSERT_TRUE(open().write(id, "former", Durability::power));
-  replace(root_ / "records" / (".new-" + id), "half of the next o");
+  ASSERT_TRUE(open().write(id, "former", Durability::synced));
+  replace(root_ / "records" / ("." + id + ".new-0123abcd"), "half of the next o");
   Result<RecordStore::Contents> contents = open().load();
   ASSERT_TRUE(contents);
   ASSERT_EQ(contents->records.size(), 1u);
   EXPECT_EQ(contents->records[0].payload, "former");
-  EXPECT_FALSE(fs::exists(root_ / "records" / (".new-" + id)));
+  EXPECT_FALSE(fs::exists(root_ / "records" / ("." + id + ".new-0123abcd")));
 }
 
 TEST_F(Records, RemovalIsIdempotentAndLeavesNothing) {
   const std::string id = make_id();
   RecordStore store = open();
-  ASSERT_TRUE(store.write(id, "x", Durability::process));
+  ASSERT_TRUE(store.write(id, "x", Durability::cached));
   EXPECT_TRUE(store.remove(id));
   EXPECT_TRUE(store.remove(id));
   store.empty_trash();
@@ -130,14 +130,15 @@ TEST_F(Records, AFullDiskIsResourceExhaustedAndKeepsTheFormerRecord) {
     Result<RecordStore> store = RecordStore::open(disk / "records");
     ASSERT_TRUE(store);
     const std::string id = make_id();
-    ASSERT_TRUE(store->write(id, "former", Durability::power));
-    Status full = store->write(id, std::string(128 << 10, 'x'), Durability::power);
+    ASSERT_TRUE(store->write(id, "former", Durability::synced));
+    Status full = store->write(id, std::string(128 << 10, 'x'), Durability::synced);
     EXPECT_EQ(full.code(), Code::resource_exhausted) << full.to_string();
     Result<RecordStore::Contents> contents = store->load();
     ASSERT_TRUE(contents);
     ASSERT_EQ(contents->records.size(), 1u);
     EXPECT_EQ(contents->records[0].payload, "former");
-    EXPECT_FALSE(fs::exists(disk / "records" / (".new-" + id)));
+    EXPECT_EQ(std::distance(fs::directory_iterator(disk / "records"), {}), 3)
+        << "record, trash and damaged, nothing half written";
     EXPECT_TRUE(store->remove(id));
   }
   ::umount2(disk.c_str(), MNT_DETACH);
