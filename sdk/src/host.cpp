@@ -90,6 +90,7 @@ struct Timer::State {
   std::function<void()> function;
 };
 Timer::Timer(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Timer::Timer() noexcept = default;
 Timer::Timer(Timer&&) noexcept = default;
 Timer& Timer::operator=(Timer&& other) noexcept {
   if (this != &other) {
@@ -127,6 +128,7 @@ struct Watch::State {
   std::function<void(uint32_t)> ready;
 };
 Watch::Watch(std::unique_ptr<State> state) : state_(std::move(state)) {}
+Watch::Watch() noexcept = default;
 Watch::Watch(Watch&&) noexcept = default;
 Watch& Watch::operator=(Watch&& other) noexcept {
   if (this != &other) {

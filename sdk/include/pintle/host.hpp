@@ -87,7 +87,7 @@ class Host;
 /// Calls a function each time a descriptor is ready, until it is destroyed (on the lane).
 class Watch {
  public:
-  Watch() = default;
+  Watch() noexcept;
   Watch(Watch&&) noexcept;
   Watch& operator=(Watch&&) noexcept;
   ~Watch();
@@ -102,7 +102,7 @@ class Watch {
 /// A timer that calls a function once unless it is destroyed before (on the lane).
 class Timer {
  public:
-  Timer() = default;
+  Timer() noexcept;
   Timer(Timer&&) noexcept;
   Timer& operator=(Timer&&) noexcept;
   ~Timer();
