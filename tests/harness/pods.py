@@ -1,0 +1,112 @@
+"""Pods of system tests: their manifests, the image that they run, and what their logs say."""
+
+import glob
+import io
+import json
+import os
+import tarfile
+
+import contained
+
+IMAGE = "pintle.local/test/workload:latest"
+
+
+def image_archive():
+    """Writes the test image (the static program `workload`, and busybox where it is) as `docker save` would; returns its path."""
+    path = os.path.join(contained.root(), "workload.tar")
+    if os.path.exists(path):
+        return path
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        for folder in ("bin", "etc", "proc", "sys", "dev", "tmp"):
+            entry = tarfile.TarInfo(folder)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        _add_program(tar, os.path.join(contained.build(), "tests/harness/workload"), "bin/workload")
+        _add_program(tar, "/bin/busybox", "bin/busybox")
+        for applet in ("sh", "cat", "echo", "ls", "true", "false", "sleep", "hostname"):
+            entry = tarfile.TarInfo(f"bin/{applet}")
+            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(entry)
+    config = {"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/workload", "sleep"]},
+              "rootfs": {"type": "layers", "diff_ids": ["sha256:" + _sha256(layer.getvalue())]}}
+    manifest = [{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]
+    with tarfile.open(path + ".part", "w") as tar:
+        for name, content in (("config.json", json.dumps(config).encode()), ("layer.tar", layer.getvalue()),
+                              ("manifest.json", json.dumps(manifest).encode())):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    os.rename(path + ".part", path)
+    return path
+
+
+def _sha256(content):
+    import hashlib
+    return hashlib.sha256(content).hexdigest()
+
+
+def _add_program(tar, source, name):
+    with open(source, "rb") as file:
+        content = file.read()
+    entry = tarfile.TarInfo(name)
+    entry.size, entry.mode = len(content), 0o755
+    tar.addfile(entry, io.BytesIO(content))
+
+
+def container(name, *arguments):
+    return {"name": name, "image": IMAGE, "imagePullPolicy": "Never", "command": ["/bin/workload"],
+            "args": [str(argument) for argument in arguments]}
+
+
+def pod(name, *containers, grace=5, restart="Always"):
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "default"},
+            "spec": {"containers": list(containers), "terminationGracePeriodSeconds": grace, "restartPolicy": restart}}
+
+
+def ticking(name, milliseconds=10):
+    """A pod of two containers that each write a numbered line every few milliseconds."""
+    return pod(name, container("one", "ticks", milliseconds), container("two", "ticks", milliseconds))
+
+
+class LogReader:
+    """Follows the log of one container through all its files and checks that its lines are numbered without a gap.
+
+    CRI's format: "TIME STREAM F|P TEXT"; a part (P) is continued by the next entry of the stream.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.read = {}
+        self.parts = ""
+        self.expected = 0
+        self.problems = []
+
+    def catch_up(self):
+        """Reads what is new; returns the number of complete lines seen so far."""
+        for path in sorted(glob.glob(os.path.join(self.folder, "*.log"))):
+            with open(path, "rb") as file:
+                file.seek(self.read.get(path, 0))
+                content = file.read()
+            content = content[:content.rfind(b"\n") + 1]
+            self.read[path] = self.read.get(path, 0) + len(content)
+            for line in content.decode(errors="replace").splitlines():
+                self._take(path, line)
+        return self.expected
+
+    def _take(self, path, line):
+        fields = line.split(" ", 3)
+        if len(fields) < 4 or fields[1] not in ("stdout", "stderr") or fields[2] not in "FP":
+            self.problems.append(f"{path}: not a line of CRI's log format: {line!r}")
+            return
+        self.parts += fields[3]
+        if fields[2] == "P":
+            return
+        text, self.parts = self.parts, ""
+        if not text.startswith("tick "):
+            return
+        number = int(text[5:])
+        if number != self.expected:
+            what = "doubled" if number < self.expected else "lost before it"
+            self.problems.append(f"{path}: tick {number} came where {self.expected} was due: a line is {what}")
+        self.expected = number + 1
