@@ -1,0 +1,121 @@
+// node-agent: the plugin. See agent.hpp for what it does.
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <sys/socket.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <pintle/plugin.hpp>
+
+#include "pintle/node.pintle.hpp"
+#include "plugins/node-agent/agent.hpp"
+
+namespace {
+
+using namespace pintle;
+namespace cri = ::runtime::v1;
+namespace json = boost::json;
+
+/// The address that the node would send from to the world; no packet is sent for it. Empty if there is no route.
+std::string address_of_default_route() {
+  const auto ask = [](int family, const sockaddr* to, socklen_t size) -> std::string {
+    const UniqueFd socket(::socket(family, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    sockaddr_storage own{};
+    socklen_t own_size = sizeof(own);
+    if (socket.get() < 0 || connect(socket.get(), to, size) != 0 ||
+        getsockname(socket.get(), reinterpret_cast<sockaddr*>(&own), &own_size) != 0)
+      return {};
+    char text[INET6_ADDRSTRLEN] = {};
+    const void* address = family == AF_INET
+                              ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in&>(own).sin_addr)
+                              : static_cast<const void*>(&reinterpret_cast<const sockaddr_in6&>(own).sin6_addr);
+    return inet_ntop(family, address, text, sizeof(text)) ? text : "";
+  };
+  // Addresses of the documentation's ranges (RFC 5737, RFC 3849): only the routing table is asked.
+  sockaddr_in four{};
+  four.sin_family = AF_INET;
+  four.sin_port = htons(9);
+  inet_pton(AF_INET, "192.0.2.1", &four.sin_addr);
+  if (const std::string address = ask(AF_INET, reinterpret_cast<const sockaddr*>(&four), sizeof(four));
+      !address.empty())
+    return address;
+  sockaddr_in6 six{};
+  six.sin6_family = AF_INET6;
+  six.sin6_port = htons(9);
+  inet_pton(AF_INET6, "2001:db8::1", &six.sin6_addr);
+  return ask(AF_INET6, reinterpret_cast<const sockaddr*>(&six), sizeof(six));
+}
+
+std::chrono::nanoseconds seconds_of(const json::value& value) {
+  return std::chrono::nanoseconds(static_cast<int64_t>(value.to_number<double>() * 1e9));
+}
+
+agent::AgentSettings settings_of(const Host& host) {
+  const json::value config = json::parse(std::string(host.config_json()));
+  agent::AgentSettings settings;
+  settings.manifests = std::string(config.at("manifests").get_string());
+  settings.reread = seconds_of(config.at("rereadSeconds"));
+  settings.state_folder = std::string(host.shared_directory());
+  settings.node.log_folder = std::string(config.at("logs").get_string());
+  settings.node.address = std::string(config.at("nodeAddress").get_string());
+  if (settings.node.address.empty()) settings.node.address = address_of_default_route();
+  if (settings.node.address.empty()) settings.node.address = "127.0.0.1";
+  for (const json::value& server : config.at("clusterDNS").get_array())
+    settings.node.cluster_dns.emplace_back(server.get_string());
+  settings.node.cluster_domain = std::string(config.at("clusterDomain").get_string());
+  settings.node.memory_bytes = static_cast<int64_t>(sysconf(_SC_PHYS_PAGES)) * sysconf(_SC_PAGESIZE);
+  if (Result<std::string> own = files::read_file("/etc/resolv.conf"); own)
+    settings.node.resolver = agent::parse_resolver(*own);
+  // A stub of systemd-resolved listens on the node's loopback, where no pod reaches it.
+  const auto& servers = settings.node.resolver.servers;
+  if (servers.size() == 1 && servers.front() == "127.0.0.53")
+    if (Result<std::string> behind = files::read_file("/run/systemd/resolve/resolv.conf"); behind)
+      settings.node.resolver = agent::parse_resolver(*behind);
+  const json::value& backoff = config.at("restartBackoff");
+  settings.backoff = {seconds_of(backoff.at("initialSeconds")), seconds_of(backoff.at("maximumSeconds")),
+                      seconds_of(backoff.at("resetSeconds"))};
+  return settings;
+}
+
+class NodeAgentPlugin final : public Plugin, public node::v1::NodeAgent {
+ public:
+  explicit NodeAgentPlugin(Host& host) : Plugin(host), agent_(host, settings_of(host)) { provide(*this); }
+
+  Task<Status> start() override { return agent_.start(); }
+  Task<Status> drain() override { return let_go(); }
+  Task<Status> stop() override { return let_go(); }
+  Task<Status> retire() override {
+    Task<Status> going = let_go();
+    (void)co_await std::move(going);
+    // The pods belong to whichever instance acts; none is this one's own.
+    host().retired();
+    co_return Status::ok();
+  }
+  void bindings_changed(std::string_view) override {
+    agent_.bind(need<cri::RuntimeServiceStub>("runtime"), need<cri::ImageServiceStub>("images"));
+  }
+
+  Task<Result<node::v1::ListPodsResponse>> ListPods(Call&, const node::v1::ListPodsRequest& request) override {
+    co_return agent_.list(request.only());
+  }
+  Task<Result<node::v1::ApplyPodsResponse>> ApplyPods(Call&, const node::v1::ApplyPodsRequest& request) override {
+    return agent_.apply(request);
+  }
+  Task<Result<node::v1::RemovePodResponse>> RemovePod(Call&, const node::v1::RemovePodRequest& request) override {
+    return agent_.remove(request);
+  }
+
+ private:
+  Task<Status> let_go() {
+    Task<void> quiescing = agent_.quiesce();
+    co_await std::move(quiescing);
+    co_return Status::ok();
+  }
+
+  agent::Agent agent_;
+};
+
+}  // namespace
+
+PINTLE_PLUGIN(NodeAgentPlugin);

@@ -1,0 +1,69 @@
+#pragma once
+
+/// A pod's status as Kubernetes tells it: phase, conditions, container states and their reasons. Pure functions of what is known.
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "plugins/node-agent/manifests.hpp"
+
+namespace runtime::v1 {
+class ContainerStatus;
+}
+
+namespace k8s::io::api::core::v1 {
+class Container;
+class ContainerStateTerminated;
+class PodStatus;
+}  // namespace k8s::io::api::core::v1
+
+namespace pintle::agent {
+
+namespace cri = ::runtime::v1;
+
+/// Why a container does not run: "CrashLoopBackOff", "back-off 20s restarting ...". An empty reason: nothing is in its way.
+struct Waiting {
+  std::string reason;
+  std::string message;
+};
+
+struct ContainerView {
+  const core::Container* spec = nullptr;
+  const cri::ContainerStatus* newest = nullptr;                ///< may be null
+  const core::ContainerStateTerminated* last_ended = nullptr;  ///< of the one before; may be null
+  uint32_t restarts = 0;
+  Waiting waiting;
+};
+
+/// When conditions last changed. Kept from one status to the next.
+struct ConditionMemory {
+  struct Entry {
+    bool value;
+    int64_t since;
+  };
+  std::map<std::string, Entry> entries;
+};
+
+struct PodView {
+  const WantedPod* pod = nullptr;
+  std::vector<ContainerView> containers;  ///< one for each of the spec, in its order
+  bool sandbox_ready = false;
+  std::vector<std::string> addresses;
+  std::string host_address;
+  std::string runtime_name;  ///< "pintle": container ids are "pintle://ID"
+  int64_t started_at = 0;    ///< when the agent began with it, nanoseconds since 1970
+  int64_t now = 0;
+};
+
+core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory);
+
+/// How an ended container ended.
+core::ContainerStateTerminated make_terminated(const cri::ContainerStatus& status, const std::string& runtime_name);
+
+/// Whether a container that ended like this shall run again.
+bool shall_restart(const core::Pod& pod, int32_t exit_code);
+
+}  // namespace pintle::agent

@@ -1,0 +1,163 @@
+#pragma once
+
+/// One pod name ("default/web"), and whatever has to be done for it: one coroutine that compares what is wanted with what the
+/// container runtime has, acts on the difference, and sleeps until something changes.
+///
+/// A pod of a name that stays on the node under one uid is a *run*. A name has at most one current run; runs that were replaced
+/// (an edited manifest has another uid), withdrawn, or found without a manifest are *doomed*: they are ended, with their grace
+/// period, before the next one begins.
+///
+///     wanted --> sandbox --> containers, one after the other --> running <---------------+
+///                   ^                                              |  container ended    | restart, after its back-off
+///                   |  sandbox lost                                +---------------------+
+///                   +----------------------------------------------+
+///                                                                  |  all ended, and the restart policy leaves them so
+///                                                                  v
+///                                                    Succeeded or Failed: the sandbox is stopped
+///     any of these --withdrawn or replaced--> doomed: containers stopped, sandbox, logs, volumes removed --> gone
+///
+/// Nothing of this is kept in memory alone: after a restart of the agent the runtime's labels and attempts tell where it was.
+/// All on the plugin's lane.
+
+#include <chrono>
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <pintle/call.hpp>
+#include <string>
+#include <vector>
+
+#include "cri/api.pb.h"
+#include "k8s/core/v1/pod.pb.h"
+#include "plugins/node-agent/backoff.hpp"
+#include "plugins/node-agent/cri_config.hpp"
+#include "plugins/node-agent/event_log.hpp"
+#include "plugins/node-agent/manifests.hpp"
+#include "plugins/node-agent/pod_files.hpp"
+#include "plugins/node-agent/pod_status.hpp"
+#include "plugins/node-agent/wakeup.hpp"
+
+namespace pintle::node::v1 {
+class Pod;
+}
+
+namespace runtime::v1 {
+class RuntimeServiceStub;
+class ImageServiceStub;
+}  // namespace runtime::v1
+
+namespace pintle::agent {
+
+/// What all workers of an agent share.
+struct WorkerContext {
+  Host& host;
+  PodFiles files;
+  NodeFacts node;
+  BackoffSettings backoff;
+  std::string runtime_name;
+  const cri::RuntimeServiceStub* runtime = nullptr;
+  const cri::ImageServiceStub* images = nullptr;
+  bool stopping = false;  ///< let go of everything; pods run on
+  Metric starts, restarts, start_seconds;
+};
+
+/// One uid's stay on the node.
+struct PodRun {
+  struct Container {
+    std::string name;
+    const core::Container* spec = nullptr;
+    std::vector<cri::ContainerStatus> statuses;  ///< newest first
+    uint32_t next_attempt = 0;
+    std::optional<core::ContainerStateTerminated> last_ended;  ///< of the one before the newest
+    Waiting waiting;
+    Backoff restart_backoff, image_backoff;
+    std::optional<WallTime> failed, image_failed;  ///< when it could last not be made, its image not be had
+  };
+
+  std::string uid;
+  std::shared_ptr<const WantedPod> wanted;  ///< null: only labels are known of it
+  std::string log_folder;
+  int64_t grace_seconds = 30;
+  bool must_refresh = true;
+  std::string sandbox_id;  ///< that is ready; empty: none
+  std::vector<std::string> old_sandboxes;
+  uint32_t next_sandbox_attempt = 0;
+  std::vector<std::string> addresses;
+  std::vector<Container> containers;                          ///< of the spec, in its order
+  std::vector<cri::ContainerStatus> strangers;                ///< with its uid, but not in the spec
+  std::optional<std::map<std::string, std::string>> volumes;  ///< once they are prepared
+  std::string sandbox_trouble;
+  std::optional<WallTime> sandbox_failed;
+  Backoff sandbox_backoff;
+  bool complete = false;  ///< Succeeded or Failed
+  bool ending = false;
+  bool measured = false;
+  WallTime seen;  ///< when this process first knew of it
+  EventLog events;
+  ConditionMemory conditions;
+};
+
+class PodWorker : public std::enable_shared_from_this<PodWorker> {
+ public:
+  PodWorker(WorkerContext& context, std::string key);
+  PodWorker(const PodWorker&) = delete;
+
+  /// The worker's life: ends when nothing is wanted and nothing is left, or when the agent stops.
+  static Task<void> run(std::shared_ptr<PodWorker> self);
+
+  /// What shall run under this name; null: nothing.
+  void want(std::shared_ptr<const WantedPod> pod);
+  /// The grace period of what is ending, or ends next, instead of the pod's own.
+  void set_grace(int64_t grace_seconds);
+  /// The runtime has something of this uid: `wanted` if its record is known.
+  void adopt(const std::string& uid, std::shared_ptr<const WantedPod> wanted, int64_t grace_seconds,
+             const std::string& log_folder);
+  /// Something of this pod changed in the runtime; nobody knows what.
+  void runtime_changed();
+  void add_event(std::string_view type, std::string_view reason, const std::string& message);
+  /// Gives up what it waits for; the agent has set `stopping`.
+  void interrupt();
+
+  const std::string& key() const { return key_; }
+  bool is_finished() const { return finished_; }
+  bool has_uid(const std::string& uid) const;
+  std::shared_ptr<const WantedPod> wanted() const { return wanted_; }
+  /// The pod with its status, as the agent's interface tells it.
+  node::v1::Pod report();
+
+ private:
+  Task<std::optional<WallTime>> sync(PodRun& run);
+  Task<bool> end(PodRun& run);
+  Task<Status> refresh(PodRun& run);
+  Task<Status> refresh_containers(PodRun& run);
+  Task<Status> prepare(PodRun& run);
+  Task<Status> make_sandbox(PodRun& run);
+  Task<std::optional<WallTime>> sync_container(PodRun& run, PodRun::Container& container);
+  Task<std::optional<WallTime>> start_container(PodRun& run, PodRun::Container& container);
+  Task<bool> have_image(PodRun& run, PodRun::Container& container, std::optional<WallTime>& retry);
+  Task<Status> pull_image(const core::Container& spec);
+  Task<void> collect_garbage(PodRun& run);
+  Task<Status> stop_container(std::string id, int64_t grace_seconds);
+  Task<Status> remove_container(std::string id);
+  Task<Status> remove_sandbox(std::string id, bool only_stop);
+
+  std::unique_ptr<PodRun> make_run(const std::string& uid, std::shared_ptr<const WantedPod> wanted);
+  WallTime fail(PodRun& run, PodRun::Container& container, std::string reason, const std::string& message);
+  void event(PodRun& run, std::string_view type, std::string_view reason, const std::string& message);
+  CallOptions options(std::chrono::nanoseconds timeout);
+  core::Pod object_of(PodRun& run);
+  void measure_start(PodRun& run);
+
+  WorkerContext& context_;
+  std::string key_;
+  std::shared_ptr<const WantedPod> wanted_;
+  std::unique_ptr<PodRun> current_;
+  std::vector<std::unique_ptr<PodRun>> doomed_;
+  std::optional<int64_t> next_grace_;
+  Wakeup wakeup_;
+  std::vector<std::unique_ptr<uint64_t>> calls_;  ///< ids of calls that may be under way
+  bool finished_ = false;
+};
+
+}  // namespace pintle::agent
