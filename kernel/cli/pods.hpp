@@ -1,0 +1,60 @@
+#pragma once
+
+/// Pods, their containers and images as the node's plugins tell them: `pintle.node.v1.NodeAgent` knows the pods,
+/// `runtime.v1.RuntimeService` their containers.
+
+#include <cstdint>
+#include <optional>
+#include <pintle/status.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace pintle::node::v1 {
+class Pod;
+}
+
+namespace pintle::cli {
+
+struct Context;
+
+struct PodName {
+  std::string pod_namespace, name;
+  std::string text() const { return pod_namespace == "default" ? name : pod_namespace + "/" + name; }
+};
+
+/// "web" or "kube-system/web"; without a namespace the one given, or "default". INVALID_ARGUMENT: neither.
+Result<PodName> parse_pod_name(const std::string& text, const std::string& default_namespace);
+
+/// One pod. NOT_FOUND with the nearest name.
+Result<node::v1::Pod> find_pod(Context& context, const PodName& name);
+
+struct ContainerInfo {
+  std::string id, name, log_path;
+  uint32_t attempt = 0;  // how often it was restarted before
+  bool running = false;
+  int64_t created_at = 0;
+};
+
+/// The newest container of that name in the pod; of no name, that which was created first in the pod, with a note if there are
+/// others. `previous`: the one before the newest.
+Result<ContainerInfo> find_container(Context& context, const PodName& pod, const std::string& container, bool previous);
+/// Its state now, and where its log lies.
+Result<ContainerInfo> container_status(Context& context, const std::string& id);
+
+// For completion: what cannot be asked is empty.
+std::vector<std::pair<std::string, std::string>> pod_names(Context& context);
+std::vector<std::string> container_names(Context& context, const std::string& pod);
+std::vector<std::string> image_names(Context& context);
+
+/// `pintle pod logs` and `pintle pod exec`, in files of their own.
+struct PodLogOptions {
+  std::string pod, pod_namespace, container;
+  bool follow = false;
+  bool previous = false;
+  bool timestamps = false;
+  std::optional<uint64_t> tail;
+};
+int show_pod_logs(Context& context, const PodLogOptions& options);
+
+}  // namespace pintle::cli

@@ -1,0 +1,136 @@
+// pintle status: the node on one screen.
+
+#include <CLI/App.hpp>
+#include <boost/json.hpp>
+#include <fstream>
+
+#include "kernel/cli/cli.hpp"
+#include "kernel/cli/plugins.hpp"
+
+namespace pintle::cli {
+
+namespace json = boost::json;
+
+std::string plugin_problem(const json::value& plugin) {
+  const std::string state = text_member(plugin, "state");
+  if (const std::string reason = text_member(plugin, "reason"); !reason.empty()) return reason;
+  for (const json::value& condition : list_member(plugin, "conditions")) {
+    if (flag_member(condition, "status", true)) continue;
+    std::string text = text_member(condition, "type") + " is false";
+    for (const char* key : {"reason", "message"}) {
+      if (const std::string more = text_member(condition, key); !more.empty()) text += ": " + more;
+    }
+    return text;
+  }
+  for (const json::value& need : list_member(plugin, "needs")) {
+    if (list_member(need, "bound").empty() && text_member(need, "when") != "optional" && state != "stopped" &&
+        state != "skipped") {
+      return "nobody provides " + text_member(need, "interface") + ", which it needs (" + text_member(need, "name") +
+             ")";
+    }
+  }
+  return {};
+}
+
+Color state_color(const std::string& state) {
+  if (state == "running") return Color::green;
+  if (state == "failed" || state == "quarantined") return Color::red;
+  if (state == "skipped" || state == "stopped" || state == "destroyed") return Color::dim;
+  return Color::yellow;
+}
+
+std::string process_memory(int64_t pid) {
+  if (pid <= 0) return {};
+  std::ifstream rollup("/proc/" + std::to_string(pid) + "/smaps_rollup");
+  for (std::string line; std::getline(rollup, line);) {
+    if (line.starts_with("Pss:")) return short_bytes(std::strtoull(line.c_str() + 4, nullptr, 10) * 1024);
+  }
+  return {};
+}
+
+Cell plugin_name_cell(const json::value& plugin) {
+  const std::string name = text_member(plugin, "name");
+  return text_member(plugin, "state") == "retiring" ? text_member(plugin, "key") : name;
+}
+
+namespace {
+
+std::string uptime(const json::value& status) {
+  const std::string since = age(text_member(status, "started"));
+  return since.empty() ? "" : " since " + since;
+}
+
+int show_status(Context& context, const NoOptions&) {
+  Result<json::value> answer = context.admin().json("GET", "/v1/status", "", std::chrono::seconds(10));
+  if (!answer) return context.fail(answer.status());
+  const json::value& status = *answer;
+  const bool ready = flag_member(status, "ready");
+  if (context.printed(status)) return ready ? exit_ok : exit_unavailable;
+
+  const json::array& plugins = list_member(status, "plugins");
+  size_t not_ready = 0;
+  for (const json::value& plugin : plugins) {
+    if (flag_member(plugin, "required", true) && !flag_member(plugin, "ready") &&
+        text_member(plugin, "state") != "retiring")
+      ++not_ready;
+  }
+  const std::string version = text_member(status, "version"), state = text_member(status, "state");
+  const int64_t pid = integer_member(status, "pid");
+  const std::string memory = process_memory(pid);
+  context.out << "Node     " << one_line(text_member(status, "node")) << "\n"
+              << "Profile  " << one_line(text_member(status, "profile")) << "\n"
+              << "Pintled  " << version << ", " << state << uptime(status) << " (pid " << pid
+              << (memory.empty() ? "" : ", " + memory) << ")\n"
+              << "Ready    ";
+  if (ready) {
+    context.out << colored("yes", Color::green, context.color) << "\n\n";
+  } else {
+    context.out << colored("no", Color::red, context.color)
+                << (not_ready == 0 ? ""
+                                   : ": " + std::to_string(not_ready) + " of " + std::to_string(plugins.size()) +
+                                         " plugins are not ready")
+                << "\n\n";
+  }
+
+  Table table({{"PLUGIN"},
+               {"STATE"},
+               {"SINCE", false, true},
+               {"RESTARTS", false, true},
+               {"ISOLATION"},
+               {"MEMORY", false, true},
+               {"VERSION", true},
+               {"PID", true, true},
+               {"TRUST", true},
+               {"LOG", true},
+               {"PROBLEM"}});
+  for (const json::value& plugin : plugins) {
+    const std::string plugin_state = text_member(plugin, "state"), isolation = text_member(plugin, "isolation");
+    const int64_t plugin_pid = integer_member(plugin, "pid");
+    const bool lives = plugin_state != "skipped" && plugin_state != "stopped" && plugin_state != "failed" &&
+                       plugin_state != "quarantined";
+    const bool half = plugin_state == "running" && !flag_member(plugin, "ready", true);
+    table.add(
+        {plugin_name_cell(plugin),
+         {half ? "running, not ready" : plugin_state, half ? Color::yellow : state_color(plugin_state)},
+         age(text_member(plugin, "since")),
+         std::to_string(integer_member(plugin, "restarts")),
+         isolation,
+         isolation == "process" && lives ? process_memory(plugin_pid) : "",
+         text_member(plugin, "version"),
+         plugin_pid == 0 ? "" : std::to_string(plugin_pid),
+         text_member(plugin, "trust"),
+         text_member(plugin, "log_level"),
+         {plugin_problem(plugin), plugin_state == "skipped" || plugin_state == "stopped" ? Color::dim : Color::red}});
+  }
+  table.print(context.out, context.format == Format::wide, context.color);
+  return ready ? exit_ok : exit_unavailable;
+}
+
+}  // namespace
+
+void add_status(CLI::App& app, Context& context) {
+  command<NoOptions>(app, context, "status", "The node on one screen; exit code 0 if it is ready, 5 if not",
+                     declare_none, show_status);
+}
+
+}  // namespace pintle::cli
