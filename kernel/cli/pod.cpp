@@ -56,7 +56,7 @@ int list(Context& context, const PodOptions& options) {
   node::v1::ListPodsResponse response;
   if (Status status = context.admin().call(NodeAgentInterface::info, "ListPods", request, response); !status)
     return context.fail(status);
-  json::array items;
+  json::array all_pods;
   Table table({{"NAMESPACE"},
                {"NAME"},
                {"READY"},
@@ -70,7 +70,18 @@ int list(Context& context, const PodOptions& options) {
                {"PROBLEM"}});
   for (const node::v1::Pod& pod : response.pods()) {
     if (!options.pod_namespace.empty() && pod.reference().namespace_() != options.pod_namespace) continue;
-    items.push_back(object_of(pod));
+    all_pods.push_back({{"namespace", pod.reference().namespace_()},
+                        {"name", pod.reference().name()},
+                        {"uid", pod.uid()},
+                        {"phase", pod.phase()},
+                        {"ready", pod.ready_containers()},
+                        {"containers", pod.containers()},
+                        {"restarts", pod.restarts()},
+                        {"created", format_time(pod.created_at())},
+                        {"addresses", json::array(pod.addresses().begin(), pod.addresses().end())},
+                        {"source", pod.source()},
+                        {"sandbox", pod.sandbox_id()},
+                        {"message", pod.message()}});
     const bool all = pod.ready_containers() == pod.containers();
     table.add({pod.reference().namespace_(),
                pod.reference().name(),
@@ -85,7 +96,7 @@ int list(Context& context, const PodOptions& options) {
                pod.sandbox_id().substr(0, 13),
                {pod.message(), Color::red}});
   }
-  if (context.printed({{"apiVersion", "v1"}, {"kind", "PodList"}, {"items", items}})) return exit_ok;
+  if (context.printed({{"pods", all_pods}})) return exit_ok;
   if (table.empty()) {
     context.note("no pods; add one with: pintle pod apply -f FILE");
     return exit_ok;
@@ -349,7 +360,7 @@ void add_pod(CLI::App& app, Context& context) {
         sub.add_option("pod", options.names, "NAME or NAMESPACE/NAME")->required()->expected(1)->type_name("POD");
         sub.add_option("command", options.command, "The command and its arguments, after --")
             ->required()
-            
+
             ->type_name("COMMAND");
         declare_namespace(sub, options.pod_namespace);
         sub.add_option("-c,--container", options.container, "Which container, if the pod has several")
