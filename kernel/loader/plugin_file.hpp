@@ -27,8 +27,8 @@ struct PluginFile {
   std::string id;
   std::string version;
   uint16_t abi_major = 0, abi_minor = 0;
-  std::string manifest;       // JSON text
-  std::string config_schema;  // JSON Schema text; empty: the plugin takes no config
+  std::string manifest;                // JSON text
+  std::string config_schema;           // JSON Schema text; empty: the plugin takes no config
   std::vector<std::string> libraries;  // DT_NEEDED, by soname
 };
 
