@@ -270,7 +270,8 @@ Status Layout::create(std::string_view path) const {
         std::find(hierarchy.controllers.begin(), hierarchy.controllers.end(), "cpuset") != hierarchy.controllers.end();
     std::string folder = hierarchy.mount;
     for (std::string_view part : split(path, '/')) {
-      if (hierarchy.unified) {
+      // Not on hybrid hosts: a controller that is in use on v2 can be mounted as v1 no more, and crun insists on that.
+      if (mode_ == Mode::v2) {
         // One by one: a controller that cannot be passed on (its parent holds realtime processes, say) must not keep
         // the others.
         const std::string available = read_text(folder + "/cgroup.controllers"),
