@@ -30,9 +30,9 @@ struct FakeNode::ActiveCall {
   pintle_completion completion;
   void* context;
   Clock::time_point deadline;
-  bool completed = false;         // by the provider or the node; the completion may still wait for its turn
-  bool answered = false;          // by the provider
-  uint32_t provider_credit = 0;   // messages that the provider may still send
+  bool completed = false;        // by the provider or the node; the completion may still wait for its turn
+  bool answered = false;         // by the provider
+  uint32_t provider_credit = 0;  // messages that the provider may still send
 };
 struct FakeNode::Watched {
   FakeInstance* instance;
@@ -42,11 +42,13 @@ struct FakeNode::Watched {
   void* context;
 };
 struct FakeNode::Timed {
+  FakeInstance* instance;
   Clock::time_point at;
   pintle_function function;
   void* context;
 };
 struct FakeNode::Child {
+  FakeInstance* instance;
   int pid;
   int pidfd;
   pintle_exited exited;
@@ -57,8 +59,7 @@ namespace {
 
 /// A message that owns its bytes, so that it can wait for its turn; overwritten when it ends, so that who kept a pointer is seen.
 struct OwnedMessage {
-  explicit OwnedMessage(const pintle_message& from)
-      : header(from.header, from.header + from.header_size) {
+  explicit OwnedMessage(const pintle_message& from) : header(from.header, from.header + from.header_size) {
     for (uint32_t i = 0; i < from.buffer_count; ++i) buffers.push_back(Buffer::share(from.buffers[i]));
     for (uint32_t i = 0; i < from.descriptor_count; ++i) {
       descriptors.emplace_back(fcntl(from.descriptors[i], F_DUPFD_CLOEXEC, 3));
@@ -98,7 +99,8 @@ struct FakeApi {
   static FakeNode& node(pintle_host* host) { return *instance(host).node_; }
 
   static pintle_code call(pintle_host* host, uint64_t binding_id, uint32_t method, const pintle_message* message,
-                          const pintle_call_options* options, pintle_completion completion, void* context, uint64_t* call_id) {
+                          const pintle_call_options* options, pintle_completion completion, void* context,
+                          uint64_t* call_id) {
     FakeNode& self = node(host);
     std::lock_guard lock(self.mutex_);
     const auto bound = self.bindings_.find(binding_id);
@@ -109,8 +111,9 @@ struct FakeApi {
     const uint64_t id = self.next_id_++;
     auto active = std::make_unique<FakeNode::ActiveCall>();
     const uint64_t timeout = options && options->timeout_ns ? options->timeout_ns : 30'000'000'000ull;
-    *active = {&instance(host), provider, options ? *options : pintle_call_options{}, completion, context,
-               Clock::now() + std::chrono::nanoseconds(timeout), false, false, options ? options->initial_credit : 0};
+    *active = {&instance(host), provider, options ? *options : pintle_call_options{},
+               completion,      context,  Clock::now() + std::chrono::nanoseconds(timeout),
+               false,           false,    options ? options->initial_credit : 0};
     const uint32_t credit = active->provider_credit;
     self.calls_.emplace(id, std::move(active));
     *call_id = id;
@@ -145,7 +148,8 @@ struct FakeApi {
     return PINTLE_OK;
   }
 
-  static pintle_code complete(pintle_host* host, uint64_t call_id, const pintle_status* status, const pintle_message* reply) {
+  static pintle_code complete(pintle_host* host, uint64_t call_id, const pintle_status* status,
+                              const pintle_message* reply) {
     FakeNode& self = node(host);
     std::lock_guard lock(self.mutex_);
     const auto found = self.calls_.find(call_id);
@@ -185,7 +189,7 @@ struct FakeApi {
       auto owned = std::make_shared<std::unique_ptr<OwnedMessage>>(std::make_unique<OwnedMessage>(*message));
       self.enqueue([&self, call_id, owned] {
         const auto still = self.calls_.find(call_id);
-        if (still == self.calls_.end()) return;
+        if (still == self.calls_.end() || still->second->caller->gone_) return;
         const pintle_message raw = (*owned)->raw();
         still->second->options.on_message(still->second->context, call_id, &raw);
         owned->reset();
@@ -222,7 +226,9 @@ struct FakeApi {
   }
 
   static pintle_code post(pintle_host* host, pintle_function function, void* context) {
-    node(host).enqueue([function, context] { function(context); });
+    node(host).enqueue([poster = &instance(host), function, context] {
+      if (!poster->gone_) function(context);
+    });
     return PINTLE_OK;
   }
 
@@ -233,12 +239,13 @@ struct FakeApi {
     return PINTLE_OK;
   }
 
-  static pintle_code timer(pintle_host* host, uint64_t delay_ns, pintle_function function, void* context, uint64_t* timer_id) {
+  static pintle_code timer(pintle_host* host, uint64_t delay_ns, pintle_function function, void* context,
+                           uint64_t* timer_id) {
     FakeNode& self = node(host);
     std::lock_guard lock(self.mutex_);
     *timer_id = self.next_id_++;
     auto timed = std::make_unique<FakeNode::Timed>();
-    *timed = {Clock::now() + std::chrono::nanoseconds(delay_ns), function, context};
+    *timed = {&instance(host), Clock::now() + std::chrono::nanoseconds(delay_ns), function, context};
     self.timers_.emplace(*timer_id, std::move(timed));
     self.enqueue([] {});
     return PINTLE_OK;
@@ -322,7 +329,7 @@ struct FakeApi {
     const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
     std::lock_guard lock(self.mutex_);
     auto child = std::make_unique<FakeNode::Child>();
-    *child = {pid, fcntl(pidfd, F_DUPFD_CLOEXEC, 3), exited, context};
+    *child = {&instance(host), pid, fcntl(pidfd, F_DUPFD_CLOEXEC, 3), exited, context};
     self.children_.emplace(pid, std::move(child));
     process->pid = pid;
     process->pidfd = pidfd;
@@ -384,10 +391,11 @@ struct FakeApi {
   }
   static pintle_code metric_update(pintle_host*, uint64_t, double) { return PINTLE_OK; }
 
-  static pintle_code condition(pintle_host* host, pintle_text type, uint32_t is_true, pintle_text reason, pintle_text message) {
+  static pintle_code condition(pintle_host* host, pintle_text type, uint32_t is_true, pintle_text reason,
+                               pintle_text message) {
     std::lock_guard lock(node(host).mutex_);
-    instance(host).conditions_.push_back(string_of(type) + "=" + (is_true ? "True " : "False ") + string_of(reason) + ": " +
-                                         string_of(message));
+    instance(host).conditions_.push_back(string_of(type) + "=" + (is_true ? "True " : "False ") + string_of(reason) +
+                                         ": " + string_of(message));
     return PINTLE_OK;
   }
 
@@ -402,7 +410,9 @@ struct FakeApi {
   static pintle_code lifecycle_done(pintle_host* host, uint64_t token, const pintle_status* status) {
     FakeNode& self = node(host);
     std::lock_guard lock(self.mutex_);
-    if (!instance(host).lifecycle_.emplace(token, Status(static_cast<Code>(status->code), string_of(status->message))).second) {
+    if (!instance(host)
+             .lifecycle_.emplace(token, Status(static_cast<Code>(status->code), string_of(status->message)))
+             .second) {
       self.violations_.push_back(instance(host).name() + " said lifecycle_done twice for one token");
     }
     self.enqueue([] {});
@@ -416,10 +426,31 @@ struct FakeApi {
   }
 
   static const pintle_host_api* table() {
-    static const pintle_host_api api = {
-        sizeof(pintle_host_api), PINTLE_ABI_MAJOR, PINTLE_ABI_MINOR, call, cancel, complete, send, grant, post, post_blocking,
-        timer, timer_cancel, watch, unwatch, spawn, listen, listen_end, log, log_level, metric, metric_update, condition,
-        buffer_new, lifecycle_done, retired};
+    static const pintle_host_api api = {sizeof(pintle_host_api),
+                                        PINTLE_ABI_MAJOR,
+                                        PINTLE_ABI_MINOR,
+                                        call,
+                                        cancel,
+                                        complete,
+                                        send,
+                                        grant,
+                                        post,
+                                        post_blocking,
+                                        timer,
+                                        timer_cancel,
+                                        watch,
+                                        unwatch,
+                                        spawn,
+                                        listen,
+                                        listen_end,
+                                        log,
+                                        log_level,
+                                        metric,
+                                        metric_update,
+                                        condition,
+                                        buffer_new,
+                                        lifecycle_done,
+                                        retired};
     return &api;
   }
 };
@@ -465,9 +496,15 @@ FakeInstance& FakeNode::make(InstanceOptions options) {
   folder(options.shared_directory, "shared");
   instance->options_ = std::move(options);
   InstanceOptions& kept = instance->options_;
-  instance->config_ = {sizeof(pintle_instance_config), kept.retiring ? uint32_t{PINTLE_INSTANCE_RETIRING} : 0u, text_of(kept.name),
-                       text_of(kept.key), text_of(instance->node_name_), text_of(kept.config), text_of(kept.state_directory),
-                       text_of(kept.run_directory), text_of(kept.shared_directory)};
+  instance->config_ = {sizeof(pintle_instance_config),
+                       kept.retiring ? uint32_t{PINTLE_INSTANCE_RETIRING} : 0u,
+                       text_of(kept.name),
+                       text_of(kept.key),
+                       text_of(instance->node_name_),
+                       text_of(kept.config),
+                       text_of(kept.state_directory),
+                       text_of(kept.run_directory),
+                       text_of(kept.shared_directory)};
   instances_.push_back(std::move(instance));
   return *instances_.back();
 }
@@ -540,14 +577,27 @@ FakeInstance& FakeNode::add_class(std::string name, std::vector<std::string> pro
   instance.provides_ = std::move(provides);
   instance.needs_ = std::move(needs);
   instance.own_table_ = std::make_unique<pintle_plugin>();
-  *instance.own_table_ = {sizeof(pintle_plugin), PINTLE_ABI_MAJOR, PINTLE_ABI_MINOR, text_of(instance.options_.name),
-                          text_of("0.0.0"), text_of("{}"), text_of("{}"),
+  *instance.own_table_ = {sizeof(pintle_plugin),
+                          PINTLE_ABI_MAJOR,
+                          PINTLE_ABI_MINOR,
+                          text_of(instance.options_.name),
+                          text_of("0.0.0"),
+                          text_of("{}"),
+                          text_of("{}"),
                           [](const pintle_host_api* api, pintle_host* host, const pintle_instance_config* config,
                              void** object, pintle_status* status) {
-                            return PluginEdge::create(creating->facts, creating->factory, api, host, config, object, status);
+                            return PluginEdge::create(creating->facts, creating->factory, api, host, config, object,
+                                                      status);
                           },
-                          PluginEdge::start, PluginEdge::drain, PluginEdge::retire, PluginEdge::stop, PluginEdge::destroy,
-                          PluginEdge::handle, PluginEdge::cancelled, PluginEdge::stream_message, PluginEdge::stream_credit,
+                          PluginEdge::start,
+                          PluginEdge::drain,
+                          PluginEdge::retire,
+                          PluginEdge::stop,
+                          PluginEdge::destroy,
+                          PluginEdge::handle,
+                          PluginEdge::cancelled,
+                          PluginEdge::stream_message,
+                          PluginEdge::stream_credit,
                           PluginEdge::bindings};
   instance.table_ = instance.own_table_.get();
   creating = made.get();
@@ -593,8 +643,8 @@ void FakeNode::bind(FakeInstance& instance, const std::string& need, const std::
   }
   std::vector<pintle_binding> raw;
   for (const Binding& one : made) {
-    raw.push_back({sizeof(pintle_binding), one.retiring ? uint32_t{PINTLE_BINDING_RETIRING} : 0u, one.id, one.revision, 0, one.features,
-                   text_of(one.provider), text_of(one.key)});
+    raw.push_back({sizeof(pintle_binding), one.retiring ? uint32_t{PINTLE_BINDING_RETIRING} : 0u, one.id, one.revision,
+                   0, one.features, text_of(one.provider), text_of(one.key)});
   }
   instance.table_->bindings(instance.object_, static_cast<uint32_t>(at - instance.needs_.begin()), raw.data(),
                             static_cast<uint32_t>(raw.size()));
@@ -611,11 +661,27 @@ Status FakeNode::lifecycle(FakeInstance& instance, LifecycleFunction function) {
 
 void FakeNode::destroy(FakeInstance& instance) {
   void* object = std::exchange(instance.object_, nullptr);
+  std::vector<std::thread> threads;
   {
     std::lock_guard lock(mutex_);
+    threads.swap(threads_);
+  }
+  for (std::thread& thread : threads) thread.join();  // blocking work reports to an instance that is still there
+  instance.gone_ = true;
+  {
+    std::lock_guard lock(mutex_);
+    std::erase_if(timers_, [&](const auto& entry) { return entry.second->instance == &instance; });
+    for (const auto& [id, active] : calls_) {
+      if (active->caller != &instance || active->completed) continue;
+      enqueue([provider = active->provider, call_id = id] {
+        if (provider->object_) provider->table_->cancelled(provider->object_, call_id);
+      });
+      finish(id, PINTLE_CANCELLED, "the caller has gone", nullptr);
+    }
     std::erase_if(watches_, [&](const auto& entry) { return entry.second->instance == &instance; });
     for (const auto& [id, active] : calls_) {
-      if (active->provider == &instance && !active->completed) finish(id, PINTLE_UNAVAILABLE, "the provider has gone", nullptr);
+      if (active->provider == &instance && !active->completed)
+        finish(id, PINTLE_UNAVAILABLE, "the provider has gone", nullptr);
     }
   }
   if (object) instance.table_->destroy(object);
@@ -634,7 +700,8 @@ void FakeNode::enqueue(std::function<void()> turn) {
 void FakeNode::finish(uint64_t call_id, pintle_code code, std::string message, const pintle_message* reply) {
   ActiveCall& active = *calls_.at(call_id);
   active.completed = true;
-  auto owned = std::make_shared<std::unique_ptr<OwnedMessage>>(reply ? std::make_unique<OwnedMessage>(*reply) : nullptr);
+  auto owned =
+      std::make_shared<std::unique_ptr<OwnedMessage>>(reply ? std::make_unique<OwnedMessage>(*reply) : nullptr);
   enqueue([this, call_id, code, message = std::move(message), owned] {
     const auto found = calls_.find(call_id);
     if (found == calls_.end()) return;
@@ -643,7 +710,8 @@ void FakeNode::finish(uint64_t call_id, pintle_code code, std::string message, c
     const pintle_status status = {sizeof(pintle_status), code, text_of(message)};
     pintle_message raw{};
     if (*owned) raw = (*owned)->raw();
-    ended->completion(ended->context, call_id, &status, *owned && code == PINTLE_OK ? &raw : nullptr);
+    if (!ended->caller->gone_)
+      ended->completion(ended->context, call_id, &status, *owned && code == PINTLE_OK ? &raw : nullptr);
     owned->reset();
   });
 }
@@ -687,7 +755,9 @@ bool FakeNode::turn(Clock::time_point until) {
   const Clock::time_point now = Clock::now();
   for (auto at = timers_.begin(); at != timers_.end();) {
     if (at->second->at <= now) {
-      turns_.push_back([function = at->second->function, context = at->second->context] { function(context); });
+      turns_.push_back([owner = at->second->instance, function = at->second->function, context = at->second->context] {
+        if (!owner->gone_) function(context);
+      });
       at = timers_.erase(at);
     } else {
       ++at;
@@ -715,8 +785,9 @@ bool FakeNode::turn(Clock::time_point until) {
     waitpid(pids[i], &wait_status, 0);
     const auto found = children_.find(pids[i]);
     close(found->second->pidfd);
-    turns_.push_back([exited = found->second->exited, context = found->second->context, pid = pids[i], wait_status] {
-      exited(context, pid, wait_status);
+    turns_.push_back([owner = found->second->instance, exited = found->second->exited, context = found->second->context,
+                      pid = pids[i], wait_status] {
+      if (!owner->gone_) exited(context, pid, wait_status);
     });
     children_.erase(found);
   }

@@ -71,6 +71,7 @@ class FakeInstance {
   pintle_instance_config config_{};
   std::string node_name_ = "test";
   bool said_retired_ = false;
+  bool gone_ = false;
   std::vector<std::string> conditions_;
   std::vector<std::string> log_;
   std::map<uint64_t, Status> lifecycle_;
@@ -129,7 +130,8 @@ class FakeNode {
   Status drain(FakeInstance& instance) { return lifecycle(instance, &pintle_plugin::drain); }
   Status retire(FakeInstance& instance) { return lifecycle(instance, &pintle_plugin::retire); }
   Status stop(FakeInstance& instance) { return lifecycle(instance, &pintle_plugin::stop); }
-  /// Destroys the instance; its calls end with UNAVAILABLE.
+  /// Destroys the instance as it stands, started or not: calls to it end with UNAVAILABLE, its own are cancelled and its
+  /// timers forgotten.
   void destroy(FakeInstance& instance);
 
   /// Runs turns until the predicate holds; false when the time is over.
