@@ -1,0 +1,835 @@
+// The plugin `cri` as a whole, between fakes of a runtime backend, an image store and a pod network. Namespaces, mounts and records
+// are real.
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/mount.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <thread>
+
+#include "cri/namespaces.hpp"
+#include "cri/tests/fakes.hpp"
+#include "sdk/testkit/fake_node.hpp"
+
+namespace pintle::cri {
+namespace {
+
+using namespace std::chrono_literals;
+namespace fs = std::filesystem;
+using fakes::FakeImages;
+using fakes::FakeNetwork;
+using fakes::FakeRuntime;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testing::IsEmpty;
+using testkit::FakeInstance;
+using testkit::FakeNode;
+
+using Runtime = api::RuntimeServiceStub;
+
+template <class Stub, class Request, class Response>
+Task<Result<Response>> invoke(Stub stub, UnaryCall<Response> (Stub::*method)(const Request&, CallOptions) const,
+                              Request request, CallOptions options) {
+  auto call = (stub.*method)(request, options);
+  co_return co_await call;
+}
+
+class EngineTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (::geteuid() != 0) GTEST_SKIP() << "namespaces and mounts need root";
+    node = std::make_unique<FakeNode>();
+    runtime_instance = &node->add<FakeRuntime>("runtime", {"pintle.runtime.v1.RuntimeBackend"});
+    images_instance = &node->add<FakeImages>("runtime-images", {"pintle.image.v1.ImageBackend"});
+    network_instance = &node->add<FakeNetwork>("network", {"pintle.network.v1.PodNetwork"});
+    runtime = FakeRuntime::newest;
+    network = FakeNetwork::newest;
+    for (FakeInstance* instance : {runtime_instance, images_instance, network_instance})
+      ASSERT_TRUE(node->start(*instance));
+    client = &node->client();
+    folder = node->directory() + "/cri";
+    boot();
+  }
+  void TearDown() override {
+    if (!node) return;
+    for (const std::string& violation : node->violations()) ADD_FAILURE() << violation;
+    node.reset();
+    for (const auto& entry : pins()) (void)release_namespaces(entry);
+    fs::remove_all(folder);
+  }
+
+  /// Starts the engine on the folders that the former one left.
+  void boot() {
+    testkit::InstanceOptions options;
+    options.name = "cri";
+    options.config =
+        R"({"socket": ")" + folder + R"(/cri.sock", "defaultRuntime": "", "defaultNetwork": "", "shmMegabytes": 1})";
+    options.shared_directory = folder + "/shared";
+    options.state_directory = folder + "/state";
+    options.run_directory = folder + "/run";
+    for (const char* part : {"/shared", "/state", "/run"}) fs::create_directories(folder + part);
+    engine = &node->load(PLUGIN, options);
+    node->bind(*engine, "runtime", {runtime_instance});
+    node->bind(*engine, "images", {images_instance});
+    node->bind(*engine, "network", {network_instance});
+    const Status started = node->start(*engine);
+    ASSERT_TRUE(started) << started.to_string();
+    stub = node->stub<Runtime>(*client, *engine);
+  }
+  /// As after kill -9: nothing was told to stop.
+  void crash() { node->destroy(*engine); }
+  void restart() {
+    crash();
+    boot();
+  }
+
+  template <class Request, class Response>
+  Result<Response> ask(UnaryCall<Response> (Runtime::*method)(const Request&, CallOptions) const,
+                       const Request& request, CallOptions options = {}) {
+    auto answer = node->wait(invoke(stub, method, request, options), 20s);
+    return answer ? std::move(*answer) : Result<Response>(deadline_exceeded("the method hangs"));
+  }
+
+  static api::RunPodSandboxRequest pod(const std::string& name) {
+    api::RunPodSandboxRequest request;
+    api::PodSandboxConfig& config = *request.mutable_config();
+    config.mutable_metadata()->set_name(name);
+    config.mutable_metadata()->set_namespace_("default");
+    config.mutable_metadata()->set_uid("uid-" + name);
+    config.set_hostname(name);
+    (*config.mutable_labels())["app"] = name;
+    config.set_log_directory("/tmp/pintle-cri-test-logs");
+    config.mutable_dns_config()->add_servers("10.96.0.10");
+    return request;
+  }
+  std::string run_pod(const std::string& name = "web") {
+    Result<api::RunPodSandboxResponse> made = ask(&Runtime::RunPodSandbox, pod(name));
+    EXPECT_TRUE(made) << made.status().to_string();
+    return made ? made->pod_sandbox_id() : "";
+  }
+  static api::CreateContainerRequest container(const std::string& sandbox, const std::string& name) {
+    api::CreateContainerRequest request;
+    request.set_pod_sandbox_id(sandbox);
+    request.mutable_config()->mutable_metadata()->set_name(name);
+    request.mutable_config()->mutable_image()->set_image("example:latest");
+    return request;
+  }
+  std::string create(const std::string& sandbox, const std::string& name = "main") {
+    Result<api::CreateContainerResponse> made = ask(&Runtime::CreateContainer, container(sandbox, name));
+    EXPECT_TRUE(made) << made.status().to_string();
+    return made ? made->container_id() : "";
+  }
+  Status start(const std::string& id) {
+    api::StartContainerRequest request;
+    request.set_container_id(id);
+    return ask(&Runtime::StartContainer, request).status();
+  }
+  Status stop(const std::string& id, int64_t timeout) {
+    api::StopContainerRequest request;
+    request.set_container_id(id);
+    request.set_timeout(timeout);
+    return ask(&Runtime::StopContainer, request).status();
+  }
+  Status remove(const std::string& id) {
+    api::RemoveContainerRequest request;
+    request.set_container_id(id);
+    return ask(&Runtime::RemoveContainer, request).status();
+  }
+  Status stop_pod(const std::string& id) {
+    api::StopPodSandboxRequest request;
+    request.set_pod_sandbox_id(id);
+    return ask(&Runtime::StopPodSandbox, request).status();
+  }
+  Status remove_pod(const std::string& id) {
+    api::RemovePodSandboxRequest request;
+    request.set_pod_sandbox_id(id);
+    return ask(&Runtime::RemovePodSandbox, request).status();
+  }
+  api::PodSandboxStatus pod_status(const std::string& id) {
+    api::PodSandboxStatusRequest request;
+    request.set_pod_sandbox_id(id);
+    Result<api::PodSandboxStatusResponse> answer = ask(&Runtime::PodSandboxStatus, request);
+    EXPECT_TRUE(answer) << answer.status().to_string();
+    return answer ? answer->status() : api::PodSandboxStatus();
+  }
+  api::ContainerStatus status(const std::string& id) {
+    api::ContainerStatusRequest request;
+    request.set_container_id(id);
+    Result<api::ContainerStatusResponse> answer = ask(&Runtime::ContainerStatus, request);
+    EXPECT_TRUE(answer) << answer.status().to_string();
+    return answer ? answer->status() : api::ContainerStatus();
+  }
+  int pods() { return ask(&Runtime::ListPodSandbox, api::ListPodSandboxRequest())->items_size(); }
+  int containers() { return ask(&Runtime::ListContainers, api::ListContainersRequest())->containers_size(); }
+  /// Run folders of sandboxes.
+  std::vector<fs::path> pins() const {
+    std::vector<fs::path> found;
+    if (fs::exists(folder + "/run/sandboxes")) {
+      for (const auto& entry : fs::directory_iterator(folder + "/run/sandboxes")) found.push_back(entry.path());
+    }
+    return found;
+  }
+  std::vector<fs::path> records(const std::string& kind) const {
+    std::vector<fs::path> found;
+    for (const auto& entry : fs::directory_iterator(folder + "/shared/cri/records/" + kind)) {
+      if (entry.is_regular_file()) found.push_back(entry.path());
+    }
+    return found;
+  }
+  void expect_nothing_is_left() {
+    EXPECT_EQ(pods(), 0);
+    EXPECT_EQ(containers(), 0);
+    EXPECT_THAT(pins(), IsEmpty());
+    EXPECT_THAT(records("sandboxes"), IsEmpty());
+    EXPECT_THAT(records("containers"), IsEmpty());
+    EXPECT_TRUE(network->attachments.empty());
+    EXPECT_TRUE(runtime->sandboxes.empty());
+    EXPECT_TRUE(runtime->containers.empty());
+    EXPECT_TRUE(!fs::exists(folder + "/shared/cri/pods") || fs::is_empty(folder + "/shared/cri/pods"));
+    std::ifstream mounts("/proc/self/mountinfo");
+    for (std::string line; std::getline(mounts, line);) EXPECT_THAT(line, testing::Not(HasSubstr(folder)));
+  }
+  static std::string read(const std::string& path) {
+    std::ifstream in(path);
+    return {std::istreambuf_iterator<char>(in), {}};
+  }
+
+  std::unique_ptr<FakeNode> node;
+  FakeInstance *runtime_instance = nullptr, *images_instance = nullptr, *network_instance = nullptr, *client = nullptr,
+               *engine = nullptr;
+  FakeRuntime* runtime = nullptr;
+  FakeNetwork* network = nullptr;
+  std::string folder;
+  Runtime stub;
+};
+
+// ---- Sandboxes ----------------------------------------------------------------------------------------------------
+
+TEST_F(EngineTest, ASandboxHasNamespacesFilesAddressesAndALabel) {
+  const std::string id = run_pod("web");
+  ASSERT_EQ(id.size(), 64u);
+  ASSERT_TRUE(runtime->sandboxes.contains(id));
+  const runtime_api::Sandbox& made = runtime->sandboxes.at(id);
+  EXPECT_TRUE(fs::exists(made.network_namespace()));
+  EXPECT_TRUE(fs::exists(made.ipc_namespace()));
+  EXPECT_TRUE(fs::exists(made.uts_namespace()));
+  EXPECT_TRUE(fs::is_directory(made.shm()));
+  EXPECT_EQ(read(made.hostname_file()), "web\n");
+  EXPECT_EQ(read(made.resolv_conf()), "nameserver 10.96.0.10\n");
+  EXPECT_THAT(read(made.hosts()), HasSubstr("10.85.0.7\tweb\n"));
+  EXPECT_EQ(network->attachments.at(id).network_namespace(), made.network_namespace());
+  const api::PodSandboxStatus status = pod_status(id);
+  EXPECT_EQ(status.state(), api::SANDBOX_READY);
+  EXPECT_EQ(status.network().ip(), "10.85.0.7");
+  ASSERT_EQ(status.network().additional_ips_size(), 1);
+  EXPECT_EQ(status.network().additional_ips(0).ip(), "fd00:85::7");
+  EXPECT_EQ(status.labels().at("app"), "web");
+  EXPECT_EQ(remove_pod(id).code(), Code::ok);
+  expect_nothing_is_left();
+}
+
+TEST_F(EngineTest, AShortenedIdWorksWhileItIsUnambiguous) {
+  const std::string id = run_pod();
+  EXPECT_EQ(pod_status(id.substr(0, 12)).id(), id);
+  api::PodSandboxStatusRequest request;
+  request.set_pod_sandbox_id("nothing");
+  EXPECT_EQ(ask(&Runtime::PodSandboxStatus, request).status().code(), Code::not_found);
+}
+
+TEST_F(EngineTest, TheSameMetadataAgainIsRefusedWithTheHoldersId) {
+  const std::string id = run_pod("web");
+  const Status again = ask(&Runtime::RunPodSandbox, pod("web")).status();
+  EXPECT_EQ(again.code(), Code::already_exists);
+  EXPECT_THAT(again.message(), HasSubstr(id));
+  api::RunPodSandboxRequest next = pod("web");
+  next.mutable_config()->mutable_metadata()->set_attempt(1);
+  EXPECT_TRUE(ask(&Runtime::RunPodSandbox, next));
+}
+
+TEST_F(EngineTest, TheNodesNetworkNeedsNeitherNamespaceNorAttachment) {
+  api::RunPodSandboxRequest request = pod("host");
+  request.mutable_config()->mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_network(
+      api::NODE);
+  Result<api::RunPodSandboxResponse> made = ask(&Runtime::RunPodSandbox, request);
+  ASSERT_TRUE(made) << made.status().to_string();
+  EXPECT_TRUE(runtime->sandboxes.at(made->pod_sandbox_id()).network_namespace().empty());
+  EXPECT_TRUE(runtime->sandboxes.at(made->pod_sandbox_id()).uts_namespace().empty());
+  EXPECT_TRUE(network->attachments.empty());
+  EXPECT_TRUE(pod_status(made->pod_sandbox_id()).network().ip().empty());
+}
+
+TEST_F(EngineTest, AFailureAtAnyStepLeavesNothingAndFreesTheName) {
+  network->fail_attach = resource_exhausted("no address is free in 10.85.0.0/16");
+  Status failed = ask(&Runtime::RunPodSandbox, pod("web")).status();
+  EXPECT_EQ(failed.code(), Code::resource_exhausted);
+  EXPECT_THAT(failed.message(), HasSubstr("no address is free"));
+  expect_nothing_is_left();
+  network->fail_attach = {};
+  runtime->fail_create_sandbox = internal_error("no cgroup");
+  EXPECT_EQ(ask(&Runtime::RunPodSandbox, pod("web")).status().code(), Code::internal);
+  expect_nothing_is_left();
+  runtime->fail_create_sandbox = {};
+  api::RunPodSandboxRequest wrong = pod("web");
+  (*wrong.mutable_config()->mutable_linux()->mutable_sysctls())["net.ipv4.no_such_thing"] = "1";
+  EXPECT_EQ(ask(&Runtime::RunPodSandbox, wrong).status().code(), Code::invalid_argument);
+  expect_nothing_is_left();
+  run_pod("web");
+}
+
+TEST_F(EngineTest, BadRequestsAreRefusedBeforeAnythingIsMade) {
+  const auto refused = [&](const std::function<void(api::PodSandboxConfig&)>& change) {
+    api::RunPodSandboxRequest request = pod("bad");
+    change(*request.mutable_config());
+    return ask(&Runtime::RunPodSandbox, request).status();
+  };
+  for (const auto& change : std::vector<std::function<void(api::PodSandboxConfig&)>>{
+           [](auto& config) { config.clear_metadata(); }, [](auto& config) { config.mutable_metadata()->set_name(""); },
+           [](auto& config) { config.mutable_metadata()->set_name("a/b"); },
+           [](auto& config) { config.mutable_metadata()->set_uid(std::string(300, 'u')); },
+           [](auto& config) { config.set_hostname("not a host name"); },
+           [](auto& config) { config.mutable_dns_config()->add_servers("dns.example"); },
+           [](auto& config) { config.mutable_dns_config()->add_searches("a\nnameserver 6.6.6.6"); },
+           [](auto& config) { (*config.mutable_linux()->mutable_sysctls())["kernel.core_pattern"] = "|/evil"; },
+           [](auto& config) { config.add_port_mappings()->set_host_port(70000); },
+           [](auto& config) { config.set_log_directory("relative"); },
+           [](auto& config) { config.mutable_linux()->set_cgroup_parent("/../.."); }}) {
+    const Status status = refused(change);
+    EXPECT_EQ(status.code(), Code::invalid_argument) << status.to_string();
+    EXPECT_FALSE(status.message().empty());
+  }
+  api::RunPodSandboxRequest handler = pod("bad");
+  handler.set_runtime_handler("gvisor");
+  const Status unknown = ask(&Runtime::RunPodSandbox, handler).status();
+  EXPECT_EQ(unknown.code(), Code::not_found);
+  EXPECT_THAT(unknown.message(), HasSubstr("kata"));
+  expect_nothing_is_left();
+}
+
+TEST_F(EngineTest, DifferentPodsDoNotWaitForEachOther) {
+  network->hold_attach.active = true;
+  network->hold_only = "slow";
+  std::optional<bool> slow_ended;
+  const auto run_slow = [](Runtime service, api::RunPodSandboxRequest request,
+                           std::optional<bool>& ended) -> Task<void> {
+    auto call = service.RunPodSandbox(request);
+    Result<api::RunPodSandboxResponse> made = co_await call;
+    ended = made.is_ok();
+  };
+  client->host().detach(run_slow(stub, pod("slow"), slow_ended));
+  ASSERT_TRUE(node->run_until([&] { return network->hold_attach.waiting() == 1; }));
+  run_pod("quick");
+  EXPECT_FALSE(slow_ended.has_value());
+  EXPECT_EQ(pods(), 1) << "a sandbox that is being made is not listed";
+  network->hold_attach.release();
+  ASSERT_TRUE(node->run_until([&] { return slow_ended.has_value(); }));
+  EXPECT_TRUE(*slow_ended);
+  EXPECT_EQ(pods(), 2);
+}
+
+TEST_F(EngineTest, AClientThatGoesAwayLeavesNothingHalfMade) {
+  network->hold_attach.active = true;
+  CallOptions impatient;
+  impatient.timeout = 50ms;
+  EXPECT_EQ(ask(&Runtime::RunPodSandbox, pod("web"), impatient).status().code(), Code::deadline_exceeded);
+  network->hold_attach.release();
+  ASSERT_TRUE(
+      node->run_until([&] { return records("sandboxes").empty() && pins().empty() && network->attachments.empty(); }));
+  run_pod("web");
+}
+
+TEST_F(EngineTest, StopTakesTheNetworkBackAndRemovalTheRest) {
+  const std::string id = run_pod();
+  const std::string main = create(id);
+  ASSERT_TRUE(start(main));
+  EXPECT_TRUE(stop_pod(id));
+  EXPECT_TRUE(stop_pod(id));
+  EXPECT_EQ(status(main).state(), api::CONTAINER_EXITED);
+  EXPECT_EQ(pod_status(id).state(), api::SANDBOX_NOTREADY);
+  EXPECT_TRUE(pod_status(id).network().ip().empty());
+  EXPECT_TRUE(network->attachments.empty());
+  EXPECT_EQ(network->detached, 1);
+  EXPECT_EQ(ask(&Runtime::CreateContainer, container(id, "late")).status().code(), Code::failed_precondition);
+  EXPECT_TRUE(remove_pod(id));
+  EXPECT_TRUE(remove_pod(id));
+  EXPECT_TRUE(stop_pod(id)) << "stopping what is gone succeeds";
+  expect_nothing_is_left();
+}
+
+TEST_F(EngineTest, ARemovalThatFailsIsFinishedLater) {
+  const std::string id = run_pod();
+  runtime->fail_remove_sandbox = internal_error("the cgroup is busy");
+  const Status failed = remove_pod(id);
+  EXPECT_EQ(failed.code(), Code::internal);
+  EXPECT_THAT(failed.message(), HasSubstr("cgroup is busy"));
+  EXPECT_EQ(pod_status(id).state(), api::SANDBOX_NOTREADY);
+  runtime->fail_remove_sandbox = {};
+  ASSERT_TRUE(node->run_until([&] { return records("sandboxes").empty(); }));
+  expect_nothing_is_left();
+}
+
+// ---- Containers ---------------------------------------------------------------------------------------------------
+
+TEST_F(EngineTest, AContainerLivesThroughAllStatesWithExactTimes) {
+  const std::string pod_id = run_pod();
+  api::CreateContainerRequest request = container(pod_id, "main");
+  request.mutable_config()->set_log_path("main/0.log");
+  const std::string id = ask(&Runtime::CreateContainer, request)->container_id();
+  EXPECT_EQ(runtime->created.at(id).log_path(), "/tmp/pintle-cri-test-logs/main/0.log");
+  EXPECT_TRUE(fs::is_directory("/tmp/pintle-cri-test-logs/main"));
+  fs::remove_all("/tmp/pintle-cri-test-logs");
+  EXPECT_EQ(runtime->created.at(id).image_id(), FakeImages::image().image().id());
+  EXPECT_EQ(status(id).state(), api::CONTAINER_CREATED);
+  ASSERT_TRUE(start(id));
+  EXPECT_EQ(status(id).state(), api::CONTAINER_RUNNING);
+  EXPECT_EQ(status(id).started_at(), 1'000'000'789);
+  EXPECT_EQ(start(id).code(), Code::failed_precondition);
+  runtime->exit(id, 3);
+  ASSERT_TRUE(node->run_until([&] { return status(id).state() == api::CONTAINER_EXITED; }));
+  const api::ContainerStatus ended = status(id);
+  EXPECT_EQ(ended.finished_at(), 2'000'000'123);
+  EXPECT_EQ(ended.exit_code(), 3);
+  EXPECT_EQ(ended.reason(), "Error");
+  EXPECT_EQ(ended.image().image(), "example:latest");
+  EXPECT_EQ(ended.image_ref(), FakeImages::image().image().repo_digests(0));
+  EXPECT_EQ(start(id).code(), Code::failed_precondition) << "a container is started once";
+  EXPECT_TRUE(remove(id));
+  EXPECT_EQ(containers(), 0);
+}
+
+TEST_F(EngineTest, TheReasonOfAnExitIsKubernetesOwn) {
+  const std::string pod_id = run_pod();
+  const std::string good = create(pod_id, "good"), killed = create(pod_id, "killed");
+  ASSERT_TRUE(start(good));
+  ASSERT_TRUE(start(killed));
+  runtime->exit(good, 0);
+  runtime->exit(killed, 137, true);
+  ASSERT_TRUE(node->run_until([&] { return status(killed).state() == api::CONTAINER_EXITED; }));
+  EXPECT_EQ(status(good).reason(), "Completed");
+  EXPECT_EQ(status(killed).reason(), "OOMKilled");
+}
+
+TEST_F(EngineTest, AContainerThatCannotStartHasExitedAndSaysWhy) {
+  const std::string id = create(run_pod());
+  runtime->fail_start = invalid_argument("exec /nothing: no such file");
+  EXPECT_EQ(start(id).code(), Code::invalid_argument);
+  EXPECT_EQ(status(id).state(), api::CONTAINER_EXITED);
+  EXPECT_EQ(status(id).reason(), "StartError");
+  EXPECT_EQ(status(id).exit_code(), 128);
+  EXPECT_THAT(status(id).message(), HasSubstr("/nothing"));
+}
+
+TEST_F(EngineTest, AnAbsentImageIsNotFoundAndNothingIsMade) {
+  const std::string pod_id = run_pod();
+  api::CreateContainerRequest request = container(pod_id, "main");
+  request.mutable_config()->mutable_image()->set_image("absent:1");
+  const Status status = ask(&Runtime::CreateContainer, request).status();
+  EXPECT_EQ(status.code(), Code::not_found);
+  EXPECT_THAT(status.message(), HasSubstr("absent:1"));
+  EXPECT_THAT(records("containers"), IsEmpty());
+  EXPECT_TRUE(create(pod_id, "main").size() == 64) << "the name is free again";
+}
+
+TEST_F(EngineTest, BadContainersAreRefused) {
+  const std::string pod_id = run_pod();
+  for (const auto& change : std::vector<std::function<void(api::ContainerConfig&)>>{
+           [](auto& config) { config.clear_metadata(); }, [](auto& config) { config.clear_image(); },
+           [](auto& config) { config.set_log_path("../../etc/passwd"); },
+           [](auto& config) { config.set_log_path("/etc/passwd"); },
+           [](auto& config) { config.set_working_dir("here"); },
+           [](auto& config) { config.add_envs()->set_key("A=B"); },
+           [](auto& config) { config.add_mounts()->set_container_path("etc"); }}) {
+    api::CreateContainerRequest request = container(pod_id, "main");
+    change(*request.mutable_config());
+    EXPECT_EQ(ask(&Runtime::CreateContainer, request).status().code(), Code::invalid_argument);
+  }
+  EXPECT_EQ(ask(&Runtime::CreateContainer, container("nothing", "main")).status().code(), Code::not_found);
+  EXPECT_EQ(containers(), 0);
+}
+
+TEST_F(EngineTest, StopSendsTheStopSignalThenKills) {
+  const std::string pod_id = run_pod();
+  api::CreateContainerRequest request = container(pod_id, "stubborn");
+  request.mutable_config()->set_stop_signal(api::SIGNAL_SIGUSR1);
+  const std::string id = ask(&Runtime::CreateContainer, request)->container_id();
+  EXPECT_TRUE(stop(id, 10)) << "stopping what does not run succeeds";
+  ASSERT_TRUE(start(id));
+  EXPECT_TRUE(stop(id, 1));
+  EXPECT_THAT(runtime->signals, ElementsAre(std::pair(id, SIGUSR1), std::pair(id, SIGKILL)));
+  EXPECT_EQ(status(id).exit_code(), 137);
+  EXPECT_TRUE(stop(id, 1));
+  EXPECT_EQ(runtime->signals.size(), 2u);
+  EXPECT_TRUE(stop("gone", 1)) << "stopping what is gone succeeds";
+}
+
+TEST_F(EngineTest, AContainerThatEndsInItsGracePeriodIsNotKilled) {
+  const std::string id = create(run_pod());
+  ASSERT_TRUE(start(id));
+  EXPECT_TRUE(stop(id, 60));
+  EXPECT_THAT(runtime->signals, ElementsAre(std::pair(id, 0)));
+  EXPECT_EQ(status(id).exit_code(), 143);
+}
+
+TEST_F(EngineTest, ASecondStopMayBeMoreImpatientThanTheFirst) {
+  const std::string id = create(run_pod());
+  ASSERT_TRUE(start(id));
+  runtime->deadly = {9};
+  std::optional<Status> first;
+  const auto stop_slowly = [](Runtime service, std::string container_id, std::optional<Status>& ended) -> Task<void> {
+    api::StopContainerRequest request;
+    request.set_container_id(container_id);
+    request.set_timeout(600);
+    CallOptions options;
+    options.timeout = 700s;
+    auto call = service.StopContainer(request, options);
+    Result<api::StopContainerResponse> stopped = co_await call;
+    ended = stopped.status();
+  };
+  client->host().detach(stop_slowly(stub, id, first));
+  ASSERT_TRUE(node->run_until([&] { return runtime->signals.size() == 1; }));
+  EXPECT_TRUE(stop(id, 0));
+  ASSERT_TRUE(node->run_until([&] { return first.has_value(); }));
+  EXPECT_TRUE(*first);
+}
+
+TEST_F(EngineTest, AnExitWhoseEventGotLostIsFoundOut) {
+  const std::string id = create(run_pod());
+  ASSERT_TRUE(start(id));
+  runtime->deadly.clear();
+  // The state alone changes: no event is sent.
+  runtime->containers.at(id).set_state(runtime_api::CONTAINER_STATE_EXITED);
+  runtime->containers.at(id).set_exit_code(7);
+  EXPECT_TRUE(stop(id, 30));
+  EXPECT_EQ(status(id).exit_code(), 7);
+}
+
+TEST_F(EngineTest, RemovingARunningContainerEndsItAndUnknownOnesSucceed) {
+  const std::string id = create(run_pod());
+  ASSERT_TRUE(start(id));
+  EXPECT_TRUE(remove(id));
+  EXPECT_TRUE(remove(id));
+  EXPECT_TRUE(runtime->containers.empty());
+  api::ContainerStatusRequest request;
+  request.set_container_id(id);
+  EXPECT_EQ(ask(&Runtime::ContainerStatus, request).status().code(), Code::not_found);
+}
+
+TEST_F(EngineTest, ListsFilterByStateLabelsSandboxAndShortenedId) {
+  const std::string one = run_pod("one"), two = run_pod("two");
+  const std::string first = create(one), second = create(two);
+  ASSERT_TRUE(start(second));
+  api::ListContainersRequest request;
+  request.mutable_filter()->mutable_state()->set_state(api::CONTAINER_RUNNING);
+  Result<api::ListContainersResponse> listed = ask(&Runtime::ListContainers, request);
+  ASSERT_EQ(listed->containers_size(), 1);
+  EXPECT_EQ(listed->containers(0).id(), second);
+  request = {};
+  request.mutable_filter()->set_pod_sandbox_id(one.substr(0, 13));
+  listed = ask(&Runtime::ListContainers, request);
+  ASSERT_EQ(listed->containers_size(), 1);
+  EXPECT_EQ(listed->containers(0).id(), first);
+  api::ListPodSandboxRequest pod_request;
+  (*pod_request.mutable_filter()->mutable_label_selector())["app"] = "two";
+  EXPECT_EQ(ask(&Runtime::ListPodSandbox, pod_request)->items(0).id(), two);
+  (*pod_request.mutable_filter()->mutable_label_selector())["app"] = "three";
+  EXPECT_EQ(ask(&Runtime::ListPodSandbox, pod_request)->items_size(), 0);
+}
+
+TEST_F(EngineTest, ExecSyncCollectsBothStreamsAndTheExitCode) {
+  const std::string id = create(run_pod());
+  api::ExecSyncRequest request;
+  request.set_container_id(id);
+  request.add_cmd("sh");
+  EXPECT_EQ(ask(&Runtime::ExecSync, request).status().code(), Code::failed_precondition) << "it does not run";
+  ASSERT_TRUE(start(id));
+  const std::string large(3 << 20, 'x');
+  std::thread writer;
+  runtime->hold_exec.active = true;
+  runtime->on_exec = [&](const runtime_api::ExecRequest& exec, Attachments& attachments) {
+    EXPECT_EQ(exec.command(0), "sh");
+    EXPECT_EQ(attachments.descriptors.size(), 3u);
+    // More than a pipe holds, so it only ends if somebody reads.
+    writer = std::thread(
+        [&large, out = ::dup(attachments.descriptors[1].get()), err = ::dup(attachments.descriptors[2].get())] {
+          for (size_t done = 0; done < large.size();)
+            done += static_cast<size_t>(::write(out, large.data() + done, large.size() - done));
+          EXPECT_EQ(::write(err, "warned", 6), 6);
+          ::close(out);
+          ::close(err);
+        });
+    return 5;
+  };
+  std::optional<Result<api::ExecSyncResponse>> answer;
+  const auto execute = [](Runtime service, api::ExecSyncRequest asking,
+                          std::optional<Result<api::ExecSyncResponse>>& into) -> Task<void> {
+    auto call = service.ExecSync(asking);
+    into.emplace(co_await call);
+  };
+  client->host().detach(execute(stub, request, answer));
+  std::atomic<bool> written = false;
+  ASSERT_TRUE(node->run_until([&] { return writer.joinable(); }));
+  std::thread joiner([&] {
+    writer.join();
+    written = true;
+  });
+  ASSERT_TRUE(node->run_until([&] { return written.load(); }));
+  joiner.join();
+  runtime->hold_exec.release();
+  ASSERT_TRUE(node->run_until([&] { return answer.has_value(); }));
+  ASSERT_TRUE(*answer) << answer->status().to_string();
+  EXPECT_EQ((*answer)->exit_code(), 5);
+  EXPECT_EQ((*answer)->stderr(), "warned");
+  EXPECT_EQ((*answer)->stdout().size(), size_t{1} << 20) << "cut at the limit for calls between plugins";
+}
+
+TEST_F(EngineTest, ExecSyncThatTakesTooLongIsDeadlineExceeded) {
+  const std::string id = create(run_pod());
+  ASSERT_TRUE(start(id));
+  runtime->hold_exec.active = true;
+  api::ExecSyncRequest request;
+  request.set_container_id(id);
+  request.add_cmd("sleep");
+  request.set_timeout(1);
+  const Status status = ask(&Runtime::ExecSync, request).status();
+  EXPECT_EQ(status.code(), Code::deadline_exceeded);
+  EXPECT_THAT(status.message(), HasSubstr("timed out after 1 s"));
+  runtime->hold_exec.release();
+}
+
+TEST_F(EngineTest, ListsOfHundredsAnswerWithinAMillisecond) {
+  for (int index = 0; index < 60; ++index) {
+    const std::string id = run_pod("pod" + std::to_string(index));
+    for (int member = 0; member < 5; ++member) create(id, "c" + std::to_string(member));
+  }
+  std::vector<double> took;
+  for (int round = 0; round < 50; ++round) {
+    const auto begun = std::chrono::steady_clock::now();
+    EXPECT_EQ(containers(), 300);
+    took.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begun).count());
+  }
+  std::nth_element(took.begin(), took.begin() + 25, took.end());
+  RecordProperty("median_ms", std::to_string(took[25]));
+  std::cout << "ListContainers of 300, both codings and the fake node included: median " << took[25] << " ms\n";
+  // The client's share (decoding) is about half of it; sanitizers and debug builds are slower by far.
+  EXPECT_LT(took[25], 10.0);
+}
+
+// ---- Restarts -----------------------------------------------------------------------------------------------------
+
+TEST_F(EngineTest, ARestartAdoptsWhatRunsAndWhatHappenedMeanwhile) {
+  const std::string id = run_pod();
+  const std::string running = create(id, "running"), ended = create(id, "ended"), waiting = create(id, "waiting");
+  ASSERT_TRUE(start(running));
+  ASSERT_TRUE(start(ended));
+  const api::PodSandboxStatus before = pod_status(id);
+  crash();
+  runtime->exit(ended, 9);
+  boot();
+  const api::PodSandboxStatus after = pod_status(id);
+  EXPECT_EQ(after.SerializeAsString(), before.SerializeAsString());
+  EXPECT_EQ(status(running).state(), api::CONTAINER_RUNNING);
+  EXPECT_EQ(status(running).started_at(), 1'000'000'789);
+  EXPECT_EQ(status(ended).state(), api::CONTAINER_EXITED);
+  EXPECT_EQ(status(ended).exit_code(), 9);
+  EXPECT_EQ(status(ended).finished_at(), 2'000'000'123);
+  EXPECT_EQ(status(waiting).state(), api::CONTAINER_CREATED);
+  EXPECT_EQ(ask(&Runtime::RunPodSandbox, pod("web")).status().code(), Code::already_exists) << "names are kept too";
+  EXPECT_TRUE(remove_pod(id));
+  expect_nothing_is_left();
+}
+
+TEST_F(EngineTest, WhatNoRecordKnowsIsRemoved) {
+  const std::string id = run_pod();
+  const std::string kept = create(id);
+  crash();
+  const std::string orphan(64, 'c'), stray(64, 'd');
+  runtime->containers[orphan].set_id(orphan);
+  network->attachments[stray].set_sandbox_id(stray);
+  NamespaceRequest request;
+  request.folder = folder + "/run/sandboxes/" + stray;
+  ASSERT_TRUE(make_namespaces(request));
+  boot();
+  EXPECT_FALSE(runtime->containers.contains(orphan));
+  EXPECT_TRUE(runtime->containers.contains(kept));
+  EXPECT_FALSE(network->attachments.contains(stray));
+  EXPECT_TRUE(network->attachments.contains(id));
+  EXPECT_FALSE(fs::exists(request.folder));
+  EXPECT_EQ(pod_status(id).state(), api::SANDBOX_READY);
+}
+
+TEST_F(EngineTest, ACrashWhileASandboxIsMadeIsUndone) {
+  network->hold_attach.active = true;
+  const auto run = [](Runtime service, api::RunPodSandboxRequest request) -> Task<void> {
+    auto call = service.RunPodSandbox(request);
+    (void)co_await call;
+  };
+  client->host().detach(run(stub, pod("web")));
+  ASSERT_TRUE(node->run_until([&] { return network->hold_attach.waiting() == 1; }));
+  EXPECT_EQ(records("sandboxes").size(), 1u) << "the record is there before the network is asked";
+  EXPECT_EQ(pins().size(), 1u);
+  crash();
+  network->hold_attach.release();  // it attaches, and nobody hears of it
+  boot();
+  ASSERT_TRUE(node->run_until([&] { return records("sandboxes").empty(); }));
+  expect_nothing_is_left();
+}
+
+TEST_F(EngineTest, ACrashWhileAContainerIsMadeIsUndone) {
+  const std::string id = run_pod();
+  runtime->hold_create.active = true;
+  const auto run = [](Runtime service, api::CreateContainerRequest request) -> Task<void> {
+    auto call = service.CreateContainer(request);
+    (void)co_await call;
+  };
+  client->host().detach(run(stub, container(id, "main")));
+  ASSERT_TRUE(node->run_until([&] { return runtime->hold_create.waiting() == 1; }));
+  EXPECT_EQ(records("containers").size(), 1u);
+  crash();
+  runtime->hold_create.release();
+  boot();
+  ASSERT_TRUE(node->run_until([&] { return records("containers").empty() && runtime->containers.empty(); }));
+  EXPECT_EQ(create(id, "main").size(), 64u);
+}
+
+TEST_F(EngineTest, ACrashWhileAPodIsRemovedIsFinished) {
+  const std::string id = run_pod();
+  create(id);
+  runtime->hold_remove.active = true;
+  const auto run = [](Runtime service, std::string sandbox) -> Task<void> {
+    api::RemovePodSandboxRequest request;
+    request.set_pod_sandbox_id(sandbox);
+    auto call = service.RemovePodSandbox(request);
+    (void)co_await call;
+  };
+  client->host().detach(run(stub, id));
+  ASSERT_TRUE(node->run_until([&] { return runtime->hold_remove.waiting() == 1; }));
+  crash();
+  runtime->hold_remove.release();
+  boot();
+  ASSERT_TRUE(node->run_until([&] { return records("sandboxes").empty() && records("containers").empty(); }));
+  expect_nothing_is_left();
+}
+
+TEST_F(EngineTest, ATruncatedRecordIsSetAsideAndItsLeftoversRemoved) {
+  const std::string id = run_pod("broken");
+  create(id);
+  const std::string whole = run_pod("whole");
+  crash();
+  fs::resize_file(folder + "/shared/cri/records/sandboxes/" + id, 20);
+  boot();
+  ASSERT_TRUE(node->run_until(
+      [&] { return network->attachments.size() == 1 && runtime->containers.empty() && pins().size() == 1; }));
+  EXPECT_TRUE(fs::exists(folder + "/shared/cri/records/sandboxes/damaged/" + id));
+  EXPECT_EQ(pods(), 1);
+  EXPECT_EQ(pod_status(whole).state(), api::SANDBOX_READY);
+  ASSERT_TRUE(node->run_until([&] { return !runtime->sandboxes.contains(id); }));
+}
+
+TEST_F(EngineTest, LostNamespacesMakeThePodNotReadyAndItCanStillBeRemoved) {
+  const std::string id = run_pod();
+  const std::string main = create(id);
+  ASSERT_TRUE(start(main));
+  crash();
+  for (const fs::path& pin : pins()) ASSERT_TRUE(release_namespaces(pin));
+  boot();
+  EXPECT_EQ(pod_status(id).state(), api::SANDBOX_NOTREADY);
+  EXPECT_EQ(status(main).state(), api::CONTAINER_EXITED);
+  EXPECT_TRUE(remove_pod(id));
+  expect_nothing_is_left();
+}
+
+TEST_F(EngineTest, AContainerThatItsBackendLostHasExited) {
+  const std::string main = create(run_pod());
+  ASSERT_TRUE(start(main));
+  crash();
+  runtime->containers.clear();
+  boot();
+  EXPECT_EQ(status(main).state(), api::CONTAINER_EXITED);
+  EXPECT_EQ(status(main).exit_code(), 255);
+  EXPECT_TRUE(remove(main));
+}
+
+TEST_F(EngineTest, AFullDiskIsResourceExhaustedAndNothingIsHalfMade) {
+  crash();
+  const std::string disk = folder + "/shared";
+  ASSERT_EQ(::mount("tmpfs", disk.c_str(), "tmpfs", 0, "size=256k"), 0);
+  boot();
+  const std::string id = run_pod("first");
+  std::string filling(512 << 10, 'x');
+  std::ofstream(disk + "/filling") << filling;
+  const Status full = ask(&Runtime::RunPodSandbox, pod("second")).status();
+  EXPECT_EQ(full.code(), Code::resource_exhausted) << full.to_string();
+  EXPECT_EQ(pins().size(), 1u);
+  EXPECT_EQ(network->attachments.size(), 1u);
+  fs::remove(disk + "/filling");
+  EXPECT_EQ(run_pod("second").size(), 64u);
+  EXPECT_EQ(pod_status(id).state(), api::SANDBOX_READY);
+  node->destroy(*engine);
+  ::umount2(disk.c_str(), MNT_DETACH);
+}
+
+TEST_F(EngineTest, NewPodsGoToTheNewGenerationAndOldOnesStay) {
+  const std::string old_pod = run_pod("old");
+  const std::string old_container = create(old_pod);
+  testkit::InstanceOptions options;
+  options.key = "runtime@2";
+  FakeInstance& next = node->add<FakeRuntime>("runtime", {"pintle.runtime.v1.RuntimeBackend"}, {}, options);
+  FakeRuntime* const newer = FakeRuntime::newest;
+  ASSERT_TRUE(node->start(next));
+  node->bind(*engine, "runtime", {&next, runtime_instance});
+  const std::string new_pod = run_pod("new");
+  EXPECT_TRUE(newer->sandboxes.contains(new_pod));
+  EXPECT_FALSE(newer->sandboxes.contains(old_pod));
+  ASSERT_TRUE(start(old_container));
+  EXPECT_EQ(runtime->containers.at(old_container).state(), runtime_api::CONTAINER_STATE_RUNNING);
+  runtime->exit(old_container, 0);
+  EXPECT_TRUE(node->run_until([&] { return status(old_container).state() == api::CONTAINER_EXITED; }));
+  EXPECT_TRUE(remove_pod(old_pod));
+  EXPECT_TRUE(runtime->containers.empty());
+}
+
+TEST_F(EngineTest, AnotherGenerationOfTheEngineTakesOverWithoutAnError) {
+  const std::string id = run_pod();
+  FakeInstance* const former = engine;
+  boot();  // the former one runs still
+  std::optional<bool> ready;
+  const auto look = [](Runtime service, std::string sandbox, std::optional<bool>& into) -> Task<void> {
+    api::PodSandboxStatusRequest request;
+    request.set_pod_sandbox_id(sandbox);
+    auto call = service.PodSandboxStatus(request);
+    Result<api::PodSandboxStatusResponse> answer = co_await call;
+    into = answer && answer->status().state() == api::SANDBOX_READY;
+  };
+  client->host().detach(look(stub, id, ready));
+  EXPECT_FALSE(node->run_until([&] { return ready.has_value(); }, 100ms)) << "it waits for the owner to let go";
+  ASSERT_TRUE(node->retire(*former));
+  EXPECT_TRUE(former->said_retired());
+  ASSERT_TRUE(node->run_until([&] { return ready.has_value(); }));
+  EXPECT_TRUE(*ready);
+  ASSERT_TRUE(node->stop(*former));
+  node->destroy(*former);
+  EXPECT_TRUE(remove_pod(id));
+}
+
+TEST_F(EngineTest, StatusAndStatisticsTellOfTheBackends) {
+  Result<api::StatusResponse> answer = ask(&Runtime::Status, api::StatusRequest());
+  ASSERT_TRUE(answer);
+  ASSERT_EQ(answer->status().conditions_size(), 2);
+  EXPECT_TRUE(answer->status().conditions(0).status());
+  EXPECT_TRUE(answer->status().conditions(1).status());
+  EXPECT_EQ(ask(&Runtime::RuntimeConfig, api::RuntimeConfigRequest())->linux().cgroup_driver(), api::CGROUPFS);
+  const std::string id = run_pod();
+  const std::string main = create(id);
+  ASSERT_TRUE(start(main));
+  api::PodSandboxStatsRequest request;
+  request.set_pod_sandbox_id(id);
+  Result<api::PodSandboxStatsResponse> stats = ask(&Runtime::PodSandboxStats, request);
+  ASSERT_TRUE(stats);
+  EXPECT_EQ(stats->stats().linux().memory().working_set_bytes().value(), 4096u);
+  EXPECT_EQ(stats->stats().linux().containers(0).attributes().metadata().name(), "main");
+}
+
+}  // namespace
+}  // namespace pintle::cri
