@@ -1,15 +1,17 @@
 #include "sdk/support/netlink/links.hpp"
 
 #include <libmnl/libmnl.h>
+#include <linux/if.h>
 #include <linux/if_bridge.h>
 #include <linux/if_link.h>
 #include <linux/rtnetlink.h>
 #include <linux/veth.h>
-#include <net/if.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <cstring>
+#include <thread>
 
 namespace pintle::netlink {
 namespace {
@@ -94,6 +96,7 @@ std::optional<Link> parse_link(const nlmsghdr& message) {
   link.mtu = attributes.u32(IFLA_MTU);
   link.master = static_cast<int>(attributes.u32(IFLA_MASTER));
   link.peer = static_cast<int>(attributes.u32(IFLA_LINK));
+  link.operational = attributes.u8(IFLA_OPERSTATE) == IF_OPER_UP;
   link.peer_elsewhere = attributes.has(IFLA_LINK_NETNSID);
   const auto hardware = attributes.get(IFLA_ADDRESS);
   if (hardware.size() == link.hardware_address.size()) {
@@ -121,6 +124,17 @@ Result<Link> find_link(Socket& socket, std::string_view name) {
   if (!status) return status;
   if (!found) return internal_error("look up link " + std::string(name) + ": the kernel answered without a link");
   return *found;
+}
+
+Status await_operational(Socket& socket, std::string_view name) {
+  constexpr int kAttempts = 100;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    const Result<Link> link = find_link(socket, name);
+    if (!link) return link.status();
+    if (link->operational) return Status::ok();
+    std::this_thread::sleep_for(std::chrono::microseconds(200));
+  }
+  return deadline_exceeded("link " + std::string(name) + " has been set up and does not become operational");
 }
 
 void add_bridge(Batch& batch, const BridgeSpec& spec) {

@@ -35,6 +35,7 @@ struct Link {
   int peer = 0;                 ///< index of the other end (of a veth), in the peer's namespace
   bool peer_elsewhere = false;  ///< the other end is in another network namespace
   bool hairpin = false;         ///< of a bridge port
+  bool operational = false;     ///< what is sent over it now is not lost (IF_OPER_UP)
   bool is_up() const;
 };
 
@@ -65,6 +66,11 @@ struct VethSpec {
 };
 /// One request makes both ends, in their namespaces. ALREADY_EXISTS if a name is taken.
 void add_veth(Batch& batch, const VethSpec& spec);
+
+/// Waits until the link is operational. A veth or bridge that has just got its carrier drops what is sent over it until the kernel's
+/// link watch has run, which makes a first connection a second late. Asking for the link runs it (since Linux 6.8), so this takes 0.02
+/// ms as a rule and 20 ms at most; DEADLINE_EXCEEDED after that.
+Status await_operational(Socket& socket, std::string_view name);
 
 /// Changes only what is set.
 struct LinkChange {

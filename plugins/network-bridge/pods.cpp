@@ -1,0 +1,299 @@
+// Attaching pods, detaching them, and looking at them.
+#include <net/if.h>
+
+#include <algorithm>
+
+#include "plugins/network-bridge/bridge_network.hpp"
+#include "sdk/support/netlink/namespaces.hpp"
+
+namespace pintle::network_bridge {
+namespace {
+
+using netlink::Batch;
+using netlink::InterfaceAddress;
+using netlink::IpAddress;
+using netlink::IpPrefix;
+using netlink::Link;
+using netlink::Socket;
+
+constexpr size_t kLongestSandbox = 128;
+
+/// Sandbox ids name files and stand in marks: the alphabet of container runtimes, no more.
+Status check_sandbox(const std::string& sandbox) {
+  const auto is_bad = [](char c) {
+    const bool is_good =
+        (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || c == '_' || c == '.' || c == '-';
+    return !is_good;
+  };
+  if (sandbox.empty() || sandbox.size() > kLongestSandbox || std::any_of(sandbox.begin(), sandbox.end(), is_bad)) {
+    return invalid_argument("sandbox id '" + sandbox.substr(0, kLongestSandbox) +
+                            "': 1 to 128 letters, digits, '_', '.' and '-' are expected");
+  }
+  return Status::ok();
+}
+
+Status unless(Code tolerated, Status status) { return status.code() == tolerated ? Status::ok() : status; }
+
+const IpPrefix& everything(bool ipv6) {
+  static const IpPrefix v4 = *IpPrefix::parse("0.0.0.0/0");
+  static const IpPrefix v6 = *IpPrefix::parse("::/0");
+  return ipv6 ? v6 : v4;
+}
+
+}  // namespace
+
+cni::AddressOwner BridgeNetwork::owner_of(const Attachment& attachment) const {
+  return {.holder = key_, .sandbox = attachment.sandbox, .interface = attachment.interface};
+}
+
+Attachment BridgeNetwork::describe(const AttachRequest& request,
+                                   const std::vector<cni::AllocatedAddress>& addresses) const {
+  Attachment attachment{.sandbox = request.sandbox,
+                        .interface = request.interface,
+                        .host_interface = host_interface_name(request.sandbox, request.interface),
+                        .name_space = request.name_space,
+                        .hardware_address = netlink::hardware_address_for(addresses.front().address.address().bytes()),
+                        .mtu = mtu_,
+                        .ips = {},
+                        .routes = {}};
+  for (const cni::AllocatedAddress& allocated : addresses) {
+    attachment.ips.push_back({.address = allocated.address, .gateway = allocated.gateway, .interface = 1});
+    attachment.routes.push_back(
+        {.destination = everything(allocated.address.address().is_v6()), .gateway = allocated.gateway});
+  }
+  return attachment;
+}
+
+// ---- Attaching ----------------------------------------------------------------------------------------------------------------
+
+Result<Attachment> BridgeNetwork::attach(const AttachRequest& request) {
+  if (Status status = check_sandbox(request.sandbox); !status) return status;
+  if (Status status = netlink::check_link_name(request.interface); !status) return status;
+  const std::lock_guard guard(mutex_);
+  if (!started_) return unavailable("network " + key_ + " has not been started");
+  const Result<UniqueFd> name_space = netlink::open_namespace(request.name_space);
+  if (!name_space) return name_space.status();
+
+  const std::string name = host_interface_name(request.sandbox, request.interface);
+  const auto known = attachments_.find(name);
+  if (known != attachments_.end() && known->second.name_space.empty()) known->second.name_space = request.name_space;
+  if (known != attachments_.end() && known->second.name_space == request.name_space) {
+    if (Status status = repair(known->second); !status) return status;
+    return known->second;
+  }
+  const Result<std::vector<cni::AllocatedAddress>> addresses =
+      pool_->allocate({.holder = key_, .sandbox = request.sandbox, .interface = request.interface});
+  if (!addresses) return addresses.status();
+  const Attachment attachment = describe(request, *addresses);
+  Status status = records_.save(attachment);
+  if (status) status = plumb(attachment, name_space->get());
+  if (!status) {
+    const Status undone = remove(attachment);
+    if (!undone) tell("undo the failed attachment of sandbox " + request.sandbox + ": " + undone.message());
+    return status.with_context("attach sandbox " + request.sandbox);
+  }
+  attachments_.insert_or_assign(name, attachment);
+  return attachment;
+}
+
+Status BridgeNetwork::plumb(const Attachment& attachment, int name_space) {
+  if (Status status = make_link(attachment, name_space); !status) return status;
+  const Result<Link> host = netlink::find_link(routes_, attachment.host_interface);
+  if (!host) return host.status();
+  return finish_link(attachment, *host, name_space);
+}
+
+/// What there is to do once the link is there; does no harm to what has been done.
+Status BridgeNetwork::finish_link(const Attachment& attachment, const Link& host, int name_space) {
+  // The bridge takes all that its ports hear, but whoever takes a port off it by hand must not open it to the pod's router
+  // advertisements.
+  Status status = unless(Code::not_found, netlink::write_sysctl("net/ipv6/conf/" + host.name + "/accept_ra", "0"));
+  if (!status) return status;
+  Batch batch;
+  if (!host.is_up() || host.master != bridge_index_)
+    change_link(batch, host.index, {.up = true, .master = bridge_index_});
+  if (config_.hairpin) set_hairpin(batch, host.index, true);
+  if (status = routes_.send(batch); !status) return status;
+  if (status = configure_pod(attachment, name_space, host.peer); !status) return status;
+  // A pod whose first packets are lost would wait a second for its first answer. The bridge gets its carrier with its first port.
+  status = netlink::await_operational(routes_, host.name);
+  if (status) status = netlink::await_operational(routes_, config_.bridge);
+  if (!status) tell(status.message());
+  return Status::ok();
+}
+
+/// Both ends by one request, and the mark by the next one of the same send: a kill does not come between.
+Status BridgeNetwork::make_link(const Attachment& attachment, int name_space) {
+  Status status;
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    Batch batch;
+    add_veth(batch, {.name = attachment.host_interface,
+                     .peer_name = attachment.interface,
+                     .peer_namespace = name_space,
+                     .mtu = attachment.mtu,
+                     .master = bridge_index_,
+                     .up = true,
+                     .peer_hardware_address = attachment.hardware_address});
+    change_link(batch, attachment.host_interface, {.alias = write_mark(key_, attachment)});
+    status = routes_.send_each(batch).front();
+    if (status) return status;
+    const Result<Link> left = netlink::find_link(routes_, attachment.host_interface);
+    if (left) {
+      // Of an earlier attempt, or in another namespace: it has to go, however long that takes.
+      Batch removal;
+      delete_link(removal, left->index);
+      if (Status removed = unless(Code::not_found, routes_.send(removal)); !removed) return removed;
+      detached_links_.erase(left->index);
+      continue;
+    }
+    if (status.code() == Code::already_exists) {
+      return failed_precondition("the pod's network namespace has an interface " + attachment.interface + " already");
+    }
+    // The bridge was deleted a moment ago.
+    const Result<Link> bridge = netlink::find_link(routes_, config_.bridge);
+    if (bridge && bridge->index == bridge_index_) return status;
+    if (Status converged = converge_shared(); !converged) return converged;
+  }
+  return status;
+}
+
+Status BridgeNetwork::configure_pod(const Attachment& attachment, int name_space, int peer) {
+  return netlink::run_in_namespace(name_space, [&] {
+    // Nobody else can have the address that was allocated, and a pod need not believe its neighbours that they are routers.
+    const std::string settings = "net/ipv6/conf/" + attachment.interface;
+    Status status = unless(Code::not_found, netlink::write_sysctl(settings + "/accept_dad", "0"));
+    if (status) status = unless(Code::not_found, netlink::write_sysctl(settings + "/accept_ra", "0"));
+    if (!status) return status;
+    Result<Socket> socket = Socket::open(NETLINK_ROUTE);
+    if (!socket) return socket.status();
+    Batch batch;
+    change_link(batch, 1, {.up = true});
+    change_link(batch, peer, {.up = true});
+    for (const cni::ResultIp& ip : attachment.ips) add_address(batch, peer, ip.address);
+    for (const cni::ResultRoute& route : attachment.routes) {
+      replace_route(batch, {.destination = route.destination, .gateway = route.gateway, .index = peer});
+    }
+    for (Status& each : socket->send_each(batch)) {
+      if (status) status = unless(Code::already_exists, std::move(each));
+    }
+    return status;
+  });
+}
+
+// ---- Detaching ----------------------------------------------------------------------------------------------------------------
+
+Status BridgeNetwork::detach(const std::string& sandbox) {
+  if (Status status = check_sandbox(sandbox); !status) return status;
+  const std::lock_guard guard(mutex_);
+  std::vector<Attachment> ours;
+  for (const auto& [name, attachment] : attachments_) {
+    if (attachment.sandbox == sandbox) ours.push_back(attachment);
+  }
+  Status result;
+  for (const Attachment& attachment : ours) {
+    if (Status status = remove(attachment); !status && result) result = status;
+  }
+  return result;
+}
+
+/// In this order a kill between two steps leaves what the next start understands. Each step is taken whatever became of the one before.
+Status BridgeNetwork::remove(const Attachment& attachment) {
+  Status result = take_off(attachment);
+  // By value: the caller's attachment may be the one in the map.
+  const cni::AddressOwner owner = owner_of(attachment);
+  if (Status removed = records_.remove(attachment); !removed && result) result = removed;
+  attachments_.erase(attachment.host_interface);
+  if (Status released = pool_->release(owner); !released && result) result = released;
+  return result;
+}
+
+Status BridgeNetwork::take_off(const Attachment& attachment) {
+  const Result<Link> link = netlink::find_link(routes_, attachment.host_interface);
+  if (link.status().code() == Code::not_found) return Status::ok();
+  if (!link) return link.status();
+  Batch batch;
+  change_link(batch, link->index, {.up = false, .master = 0});
+  detached_links_.insert(link->index);
+  return unless(Code::not_found, routes_.send(batch));
+}
+
+// ---- Keeping ------------------------------------------------------------------------------------------------------------------
+
+Status BridgeNetwork::converge_pods(const std::vector<Link>& links) {
+  Status result;
+  for (const auto& [name, attachment] : attachments_) {
+    const auto link =
+        std::find_if(links.begin(), links.end(), [&](const Link& candidate) { return candidate.name == name; });
+    if (link != links.end() && link->is_up() && link->master == bridge_index_) continue;
+    if (Status status = repair(attachment); !status && result) result = status;
+  }
+  return result;
+}
+
+/// Gives a pod back what it lacks. Where its namespace has gone there is nothing to repair: the engine is about to detach it.
+Status BridgeNetwork::repair(const Attachment& attachment) {
+  const Inspection found = inspect(attachment);
+  if (found.problems.empty()) return Status::ok();
+  const Result<UniqueFd> name_space = netlink::open_namespace(attachment.name_space);
+  if (!name_space) return Status::ok();
+  std::string problems;
+  for (const std::string& problem : found.problems) problems += (problems.empty() ? "" : "; ") + problem;
+  tell("repaired sandbox " + attachment.sandbox + ": " + problems);
+  const Status status = found.has_pod_end ? finish_link(attachment, *found.host, name_space->get())
+                                          : plumb(attachment, name_space->get());
+  return status.with_context("repair sandbox " + attachment.sandbox);
+}
+
+BridgeNetwork::Inspection BridgeNetwork::inspect(const Attachment& attachment) {
+  Inspection inspection;
+  const Result<Link> host = netlink::find_link(routes_, attachment.host_interface);
+  if (!host) {
+    inspection.problems.push_back("link " + attachment.host_interface + " is missing on the node");
+    return inspection;
+  }
+  inspection.host = *host;
+  if (host->master != bridge_index_)
+    inspection.problems.push_back("link " + host->name + " is not on bridge " + config_.bridge);
+  if (!host->is_up()) inspection.problems.push_back("link " + host->name + " is down");
+  inspect_pod(attachment, inspection);
+  return inspection;
+}
+
+void BridgeNetwork::inspect_pod(const Attachment& attachment, Inspection& inspection) {
+  std::vector<std::string>& problems = inspection.problems;
+  const Result<UniqueFd> name_space = netlink::open_namespace(attachment.name_space);
+  if (!name_space) {
+    problems.push_back(name_space.status().message());
+    return;
+  }
+  const Status status = netlink::run_in_namespace(name_space->get(), [&] {
+    Result<Socket> socket = Socket::open(NETLINK_ROUTE);
+    if (!socket) return socket.status();
+    const Result<Link> link = netlink::find_link(*socket, attachment.interface);
+    if (!link || link->index != inspection.host->peer) {
+      problems.push_back("interface " + attachment.interface + " is missing in the pod");
+      return Status::ok();
+    }
+    inspection.has_pod_end = true;
+    if (!link->is_up()) problems.push_back("interface " + attachment.interface + " is down in the pod");
+    const Result<std::vector<InterfaceAddress>> addresses = netlink::list_addresses(*socket, link->index);
+    if (!addresses) return addresses.status();
+    for (const cni::ResultIp& ip : attachment.ips) {
+      const bool is_there = std::any_of(addresses->begin(), addresses->end(),
+                                        [&](const InterfaceAddress& address) { return address.prefix == ip.address; });
+      if (!is_there) problems.push_back("address " + ip.address.to_string() + " is missing in the pod");
+    }
+    const Result<std::vector<netlink::Route>> routes = netlink::list_routes(*socket);
+    if (!routes) return routes.status();
+    for (const cni::ResultRoute& wanted : attachment.routes) {
+      const bool is_there = std::any_of(routes->begin(), routes->end(), [&](const netlink::Route& route) {
+        return route.destination == wanted.destination && route.gateway == wanted.gateway && route.index == link->index;
+      });
+      if (!is_there) problems.push_back("the route to " + wanted.destination.to_string() + " is missing in the pod");
+    }
+    return Status::ok();
+  });
+  if (!status) problems.push_back(status.message());
+}
+
+}  // namespace pintle::network_bridge

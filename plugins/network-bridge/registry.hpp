@@ -1,0 +1,67 @@
+#pragma once
+
+/// What the instances of this plugin on one node have in common, in the plugin's shared folder.
+///
+/// Two instances may share a bridge (a changed configuration makes a new instance while the old one still serves its
+/// pods). Each registers what it uses; bridge, gateway addresses, packet filter and sysctls are a function of all registrations, and
+/// whoever changes its own converges the machine to it. The last one to leave removes them.
+///
+///     instances/KEY.json   a registration
+///     settings.json        sysctls as they were before the first of us changed them, and what they were set to; of this boot
+///     lock                 flock(2): held while the common part of the machine is looked at and changed
+
+#include <map>
+#include <pintle/status.hpp>
+#include <string>
+#include <vector>
+
+#include "plugins/network-bridge/config.hpp"
+#include "sdk/support/files/files.hpp"
+
+namespace pintle::network_bridge {
+
+struct Registration {
+  std::string key;
+  std::string bridge;
+  std::vector<netlink::IpPrefix> subnets;
+  std::vector<netlink::IpPrefix> gateways;  ///< addresses of the bridge, with the length of their subnet
+  bool masquerade = true;
+  std::string state_directory;  ///< of the instance: a registration whose folder has gone is void
+};
+
+Registration registration_of(const std::string& key, const Config& config, const std::string& state_directory);
+
+/// Not thread-safe; other processes are kept out by `lock`.
+class Registry {
+ public:
+  static Result<Registry> open(const std::string& shared_directory);
+  Result<files::Lock> lock();
+  /// All but damaged and void ones, which are removed. Call under the lock, as all below.
+  Result<std::vector<Registration>> load();
+  Status save(const Registration& registration);
+  Status remove(const std::string& key);
+
+  /// Sets a sysctl and remembers what it was before the first of us changed it. Nothing is written that is set already. NOT_FOUND if
+  /// the kernel does not have it.
+  Status set_sysctl(const std::string& path, const std::string& value);
+  /// Remembers a value that is about to change as the side effect of another.
+  void remember_sysctl(const std::string& path);
+  /// Gives all sysctls that were remembered their values back, unless somebody else has changed them meanwhile, and forgets them.
+  Status restore_sysctls();
+
+ private:
+  struct Setting {
+    std::string before;
+    std::string after;  ///< what we set; empty for a side effect
+  };
+  Registry(files::Descriptor folder, files::Descriptor instances, std::string path)
+      : folder_(std::move(folder)), instances_(std::move(instances)), path_(std::move(path)) {}
+  std::map<std::string, Setting> load_settings() const;
+  Status save_settings(const std::map<std::string, Setting>& settings);
+
+  files::Descriptor folder_;
+  files::Descriptor instances_;
+  std::string path_;
+};
+
+}  // namespace pintle::network_bridge
