@@ -22,9 +22,9 @@ namespace pintle::oci {
 
 struct SeccompArgument {
   unsigned index;
-  uint64_t value;       ///< of the comparison; with `mask` what is left of the argument has to equal it
-  uint64_t mask = 0;    ///< 0: plain equality
-  bool differs = false; ///< the argument must not equal `value`
+  uint64_t value;        ///< of the comparison; with `mask` what is left of the argument has to equal it
+  uint64_t mask = 0;     ///< 0: plain equality
+  bool differs = false;  ///< the argument must not equal `value`
 };
 
 struct SeccompRule {

@@ -58,7 +58,7 @@ struct PodPlaces {
   std::string resolv_conf;    ///< empty: none
   std::string hosts;
   std::string hostname_file;
-  std::string shm;            ///< empty: a tmpfs of the container's own
+  std::string shm;  ///< empty: a tmpfs of the container's own
 };
 
 /// Whom the first process runs as.

@@ -25,7 +25,8 @@ struct User {
 std::optional<uint32_t> number_of(std::string_view text) {
   uint32_t value = 0;
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
-  if (text.empty() || error != std::errc() || end != text.data() + text.size() || value > 0x7fffffff) return std::nullopt;
+  if (text.empty() || error != std::errc() || end != text.data() + text.size() || value > 0x7fffffff)
+    return std::nullopt;
   return value;
 }
 
@@ -75,12 +76,14 @@ std::optional<uint32_t> find_group(std::string_view group, std::string_view name
 
 }  // namespace
 
-Result<Identity> resolve_identity(int root, const runtime::v1::LinuxContainerSecurityContext& context, std::string_view image_user) {
+Result<Identity> resolve_identity(int root, const runtime::v1::LinuxContainerSecurityContext& context,
+                                  std::string_view image_user) {
   const std::string passwd = read_in_root(root, "etc/passwd"), group = read_in_root(root, "etc/group");
   std::string user_text, group_text;
   if (context.has_run_as_user()) {
     const int64_t user = context.run_as_user().value();
-    if (user < 0 || user > 0x7fffffff) return invalid_argument("run_as_user " + std::to_string(user) + " is no user id");
+    if (user < 0 || user > 0x7fffffff)
+      return invalid_argument("run_as_user " + std::to_string(user) + " is no user id");
     user_text = std::to_string(user);
   } else if (!context.run_as_username().empty()) {
     user_text = context.run_as_username();
@@ -91,7 +94,8 @@ Result<Identity> resolve_identity(int root, const runtime::v1::LinuxContainerSec
   }
   if (context.has_run_as_group()) {
     const int64_t number = context.run_as_group().value();
-    if (number < 0 || number > 0x7fffffff) return invalid_argument("run_as_group " + std::to_string(number) + " is no group id");
+    if (number < 0 || number > 0x7fffffff)
+      return invalid_argument("run_as_group " + std::to_string(number) + " is no group id");
     group_text = std::to_string(number);
   }
 
@@ -100,7 +104,9 @@ Result<Identity> resolve_identity(int root, const runtime::v1::LinuxContainerSec
   if (!user_text.empty()) {
     const auto number = number_of(user_text);
     const auto user = find_user(passwd, user_text, number);
-    if (!user && !number) return invalid_argument("user '" + user_text.substr(0, 100) + "' is not in the image's /etc/passwd; give a number or another name");
+    if (!user && !number)
+      return invalid_argument("user '" + user_text.substr(0, 100) +
+                              "' is not in the image's /etc/passwd; give a number or another name");
     identity.user = user ? user->user : *number;
     identity.group = user ? user->group : 0;
     if (user) name = user->name;
@@ -111,7 +117,9 @@ Result<Identity> resolve_identity(int root, const runtime::v1::LinuxContainerSec
   if (!group_text.empty()) {
     auto number = number_of(group_text);
     if (!number) number = find_group(group, group_text);
-    if (!number) return invalid_argument("group '" + group_text.substr(0, 100) + "' is not in the image's /etc/group; give a number or another name");
+    if (!number)
+      return invalid_argument("group '" + group_text.substr(0, 100) +
+                              "' is not in the image's /etc/group; give a number or another name");
     identity.group = *number;
   }
 
@@ -129,7 +137,8 @@ Result<Identity> resolve_identity(int root, const runtime::v1::LinuxContainerSec
     });
   }
   for (const int64_t number : context.supplemental_groups()) {
-    if (number < 0 || number > 0x7fffffff) return invalid_argument("supplemental group " + std::to_string(number) + " is no group id");
+    if (number < 0 || number > 0x7fffffff)
+      return invalid_argument("supplemental group " + std::to_string(number) + " is no group id");
     groups.push_back(static_cast<uint32_t>(number));
   }
   std::sort(groups.begin(), groups.end());
