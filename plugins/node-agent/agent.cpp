@@ -83,6 +83,7 @@ Agent::Agent(Host& host, AgentSettings settings)
       pods_metric_(host.gauge("node_agent_pods", "Pods that manifests want or that are ending.")),
       broken_metric_(host.gauge("node_agent_broken_manifests", "Manifest files that could not be read.")) {
   context_.runtime = &runtime_;
+  context_.start = [this](Task<void> task) { start_loop(std::move(task)); };
   context_.images = &images_;
 }
 
@@ -184,6 +185,8 @@ Task<Status> Agent::begin() {
   if (Status adopted = co_await std::move(adopting); !adopted) co_return adopted;
   begun_ = true;
   reconcile();
+  // What changed while this was going on.
+  folder_changed({});
   start_loop(follow_events());
   start_loop(tick());
   host_.condition("PodsManaged", true, "Acting", "");
@@ -282,7 +285,6 @@ Task<void> Agent::follow_events() {
   while (!context_.stopping) {
     cri::GetEventsRequest request;
     auto on_event = [this](const cri::ContainerEventResponse& event, Attachments&) {
-      events_work_ = true;
       if (const std::shared_ptr<PodWorker> worker = worker_of_uid(event.pod_sandbox_status().metadata().uid()))
         worker->runtime_changed();
     };
@@ -295,7 +297,6 @@ Task<void> Agent::follow_events() {
     });
     const Status ended = co_await following;
     events_call_ = 0;
-    events_work_ = false;
     if (context_.stopping) co_return;
     if (ended.code() == Code::unimplemented) {
       if (!std::exchange(told, true))
@@ -332,12 +333,14 @@ Task<void> Agent::tick() {
     FolderReading seen = co_await std::move(reading);
     if (context_.stopping) co_return;
     unsettled = seen.unsettled;
-    if (!seen.status) {
+    const bool readable = seen.status.is_ok();
+    if (!readable) {
       host_.condition("ManifestsRead", false, "Unreadable",
                       seen.status.message() + ": the pods run on; make the folder readable again");
-    } else if (folder_.merge(std::move(seen))) {
+    } else if (folder_.merge(std::move(seen)) || !folder_readable_) {
       reconcile();
     }
+    folder_readable_ = readable;
     Task<Status> comparing = compare_with_runtime(false);
     const Status compared = co_await std::move(comparing);
     if (!compared && !context_.stopping) host_.warn("the runtime does not answer", {{"problem", compared.message()}});
@@ -359,7 +362,7 @@ void Agent::folder_changed(FolderChange change) {
   pending_.complete.merge(change.complete);
   pending_.created.merge(change.created);
   pending_.lost = pending_.lost || change.lost;
-  if (!begun_ || context_.stopping) return;
+  if (!begun_ || context_.stopping || (!pending_.lost && pending_.complete.empty() && pending_.created.empty())) return;
   if (reading_) {
     read_again_ = true;
     return;

@@ -104,7 +104,7 @@ class Agent {
   FolderChange pending_;
   bool reading_ = false, read_again_ = false;
   bool begun_ = false;
-  bool events_work_ = false;
+  bool folder_readable_ = true;
   std::map<std::string, std::shared_ptr<PodWorker>> workers_;         ///< by key
   std::map<std::string, std::shared_ptr<const WantedPod>> accepted_;  ///< by uid
   std::map<std::string, size_t> fingerprints_;                        ///< by uid: what the runtime has of it

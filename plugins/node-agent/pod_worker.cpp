@@ -95,7 +95,7 @@ void PodWorker::set_grace(int64_t grace_seconds) {
       for (const cri::ContainerStatus& status : container.statuses)
         if (status.state() == cri::CONTAINER_RUNNING) {
           Task<void> task = hurry(shared_from_this(), status.id(), grace_seconds);
-          context_.host.detach(std::move(task));
+          context_.start(std::move(task));
         }
   }
   wakeup_.notify();
@@ -655,6 +655,7 @@ Task<Status> PodWorker::remove_sandbox(std::string id, bool only_stop) {
 
 Task<bool> PodWorker::end(PodRun& run) {
   const bool first = !std::exchange(run.ending, true);
+  if (first) run.ending_since = WallClock::now();
   const auto trouble = [&](const Status& status) {
     run.sandbox_trouble = status.message();
     if (context_.stopping) return false;
@@ -711,7 +712,7 @@ core::Pod PodWorker::object_of(PodRun& run) {
   const WallTime now = WallClock::now();
   api::set_time(object.mutable_metadata()->mutable_creation_timestamp(), run.wanted->created_at);
   if (run.ending) {
-    api::set_time(object.mutable_metadata()->mutable_deletion_timestamp(), nanoseconds(now));
+    api::set_time(object.mutable_metadata()->mutable_deletion_timestamp(), nanoseconds(run.ending_since));
     object.mutable_metadata()->set_deletion_grace_period_seconds(run.grace_seconds);
   }
   PodView view;
@@ -744,7 +745,11 @@ node::v1::Pod PodWorker::report() {
   PodRun* run = current_ ? current_.get() : doomed_.empty() ? nullptr : doomed_.front().get();
   if (!run) {
     report.set_phase("Pending");
-    if (wanted_) report.set_uid(wanted_->uid);
+    if (!wanted_) return report;
+    report.set_uid(wanted_->uid);
+    report.set_source("file:" + wanted_->path);
+    report.set_created_at(wanted_->created_at);
+    report.set_containers(static_cast<uint32_t>(wanted_->pod->spec().containers_size()));
     return report;
   }
   report.set_uid(run->uid);

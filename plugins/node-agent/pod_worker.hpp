@@ -58,7 +58,8 @@ struct WorkerContext {
   std::string runtime_name;
   const cri::RuntimeServiceStub* runtime = nullptr;
   const cri::ImageServiceStub* images = nullptr;
-  bool stopping = false;  ///< let go of everything; pods run on
+  bool stopping = false;                  ///< let go of everything; pods run on
+  std::function<void(Task<void>)> start;  ///< runs a task beside the others; the agent does not end before it
   Metric starts, restarts, start_seconds;
 };
 
@@ -92,6 +93,7 @@ struct PodRun {
   Backoff sandbox_backoff;
   bool complete = false;  ///< Succeeded or Failed
   bool ending = false;
+  WallTime ending_since;
   bool measured = false;
   WallTime seen;  ///< when this process first knew of it
   EventLog events;

@@ -1,0 +1,571 @@
+// The whole plugin on the fake node, over a container runtime that has no containers (fake_runtime.hpp).
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <filesystem>
+#include <fstream>
+#include <pintle/plugin.hpp>
+
+#include "pintle/node.pintle.hpp"
+#include "plugins/node-agent/fake_runtime.hpp"
+#include "sdk/testkit/fake_node.hpp"
+
+namespace pintle::agent::test {
+namespace {
+
+using namespace std::chrono_literals;
+using node::v1::ApplyPodsRequest;
+using node::v1::ApplyPodsResponse;
+using node::v1::ListPodsRequest;
+using node::v1::ListPodsResponse;
+using node::v1::NodeAgentStub;
+using node::v1::RemovePodRequest;
+using node::v1::RemovePodResponse;
+using testing::ElementsAre;
+using testing::HasSubstr;
+using testkit::FakeInstance;
+using testkit::FakeNode;
+namespace json = boost::json;
+
+std::string pod_text(const std::string& name, const std::string& more = "", const std::string& container_more = "") {
+  return "apiVersion: v1\nkind: Pod\nmetadata: {name: " + name + "}\nspec:\n  terminationGracePeriodSeconds: 7\n" +
+         more + "  containers:\n  - name: web\n    image: web:1\n" + container_more;
+}
+
+class NodeAgent : public testing::Test {
+ protected:
+  void SetUp() override {
+    for (const char* folder : {"manifests", "logs", "shared"}) std::filesystem::create_directories(path(folder));
+    runtime_instance = &node.add<FakeRuntime>("cri", {"runtime.v1.RuntimeService", "runtime.v1.ImageService"});
+    ASSERT_TRUE(node.start(*runtime_instance));
+    runtime = FakeRuntime::instance;
+    client = &node.client();
+  }
+  void TearDown() override {
+    if (agent) stop();
+    for (const std::string& violation : node.violations()) ADD_FAILURE() << violation;
+  }
+
+  std::string path(const std::string& name) const { return node.directory() + "/" + name; }
+
+  void start(const std::string& key = "node-agent@1") {
+    testkit::InstanceOptions options;
+    options.name = "node-agent";
+    options.key = key;
+    options.shared_directory = path("shared");
+    json::object config = {
+        {"manifests", path("manifests")},
+        {"rereadSeconds", reread},
+        {"logs", path("logs")},
+        {"nodeAddress", "192.0.2.7"},
+        {"clusterDNS", json::array()},
+        {"clusterDomain", "cluster.local"},
+        {"restartBackoff", {{"initialSeconds", 0.05}, {"maximumSeconds", 0.2}, {"resetSeconds", 10}}}};
+    options.config = json::serialize(config);
+    agent = &node.load(PLUGINS "/node-agent.so", options);
+    node.bind(*agent, "runtime", {runtime_instance}, "runtime.v1.RuntimeService");
+    node.bind(*agent, "images", {runtime_instance}, "runtime.v1.ImageService");
+    const Status started = node.start(*agent);
+    ASSERT_TRUE(started) << started.message();
+    stub = node.stub<NodeAgentStub>(*client, *agent);
+  }
+  void stop() {
+    EXPECT_TRUE(node.drain(*agent));
+    EXPECT_TRUE(node.stop(*agent));
+    node.destroy(*agent);
+    agent = nullptr;
+  }
+
+  /// As careful writers do it: aside, then renamed.
+  void drop(const std::string& file, const std::string& text) {
+    const std::string aside = path("manifests/." + file + ".tmp");
+    std::ofstream(aside) << text;
+    std::filesystem::rename(aside, path("manifests/" + file));
+  }
+  void take_away(const std::string& file) { std::filesystem::remove(path("manifests/" + file)); }
+
+  ListPodsResponse list(const std::string& name = "") {
+    const auto call = [](NodeAgentStub agent_stub, ListPodsRequest request) -> Task<Result<ListPodsResponse>> {
+      co_return co_await agent_stub.ListPods(request);
+    };
+    ListPodsRequest request;
+    request.mutable_only()->set_name(name);
+    auto answer = node.wait(call(stub, request));
+    EXPECT_TRUE(answer && *answer);
+    return answer && *answer ? **answer : ListPodsResponse();
+  }
+  node::v1::Pod pod(const std::string& name) {
+    const ListPodsResponse all = list(name);
+    return all.pods_size() == 1 ? all.pods(0) : node::v1::Pod();
+  }
+  json::value status(const std::string& name) { return json::parse(pod(name).json()).at("status"); }
+
+  Result<ApplyPodsResponse> apply(const std::string& text, bool dry_run = false) {
+    const auto call = [](NodeAgentStub agent_stub, ApplyPodsRequest request) -> Task<Result<ApplyPodsResponse>> {
+      co_return co_await agent_stub.ApplyPods(request);
+    };
+    ApplyPodsRequest request;
+    request.set_manifest(text);
+    request.set_origin("my.yaml");
+    request.set_dry_run(dry_run);
+    auto answer = node.wait(call(stub, request));
+    return answer ? *answer : Result<ApplyPodsResponse>(internal_error("hangs"));
+  }
+  Status remove(const std::string& name, std::optional<uint32_t> grace = std::nullopt) {
+    const auto call = [](NodeAgentStub agent_stub, RemovePodRequest request) -> Task<Result<RemovePodResponse>> {
+      co_return co_await agent_stub.RemovePod(request);
+    };
+    RemovePodRequest request;
+    request.mutable_pod()->set_name(name);
+    request.set_has_grace(grace.has_value());
+    request.set_grace_seconds(grace.value_or(0));
+    auto answer = node.wait(call(stub, request));
+    return answer ? answer->status() : internal_error("hangs");
+  }
+
+  bool until(const std::function<bool()>& predicate, std::chrono::milliseconds limit = 5s) {
+    return node.run_until(predicate, limit);
+  }
+  bool until_running(const std::string& container, size_t count = 1) {
+    return until([&] { return runtime->running(container).size() == count; });
+  }
+  void let_pass(std::chrono::milliseconds time) {
+    const auto end = std::chrono::steady_clock::now() + time;
+    until([&] { return std::chrono::steady_clock::now() > end; }, time + 1s);
+  }
+
+  FakeNode node;
+  FakeInstance* runtime_instance = nullptr;
+  FakeInstance* agent = nullptr;
+  FakeInstance* client = nullptr;
+  FakeRuntime* runtime = nullptr;
+  NodeAgentStub stub;
+  double reread = 20;
+};
+
+TEST_F(NodeAgent, runs_a_pod_that_is_dropped_into_its_folder) {
+  start();
+  drop("web.yaml", pod_text("web"));
+  ASSERT_TRUE(until_running("web"));
+  ASSERT_TRUE(until([&] { return pod("web").ready_containers() == 1; }));
+  const node::v1::Pod web = pod("web");
+  EXPECT_EQ(web.phase(), "Running");
+  EXPECT_EQ(web.reference().namespace_(), "default");
+  EXPECT_EQ(web.source(), "file:" + path("manifests/web.yaml"));
+  EXPECT_THAT(web.addresses(), ElementsAre("10.85.0.1"));
+  EXPECT_EQ(web.message(), "");
+  const json::value object = json::parse(web.json());
+  EXPECT_EQ(object.at("kind"), "Pod");
+  EXPECT_EQ(object.at("metadata").at("uid"), json::string(web.uid()));
+  EXPECT_EQ(object.at("status").at("podIP"), "10.85.0.1");
+  EXPECT_EQ(object.at("status").at("hostIP"), "192.0.2.7");
+  EXPECT_EQ(object.at("status").at("qosClass"), "BestEffort");
+  EXPECT_TRUE(object.at("status").at("containerStatuses").at(0).at("state").as_object().contains("running"));
+  EXPECT_TRUE(std::filesystem::is_directory(path("logs/default_web_" + web.uid() + "/web")));
+}
+
+TEST_F(NodeAgent, starts_a_pod_within_milliseconds_of_its_manifest) {
+  start();
+  const auto begin = std::chrono::steady_clock::now();
+  drop("web.yaml", pod_text("web"));
+  ASSERT_TRUE(until_running("web"));
+  const auto took = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin);
+  RecordProperty("microseconds", static_cast<int>(took.count()));
+  EXPECT_LT(took, 1s);
+}
+
+TEST_F(NodeAgent, starts_the_containers_of_a_pod_in_their_order_with_their_environment) {
+  start();
+  drop("two.yaml",
+       pod_text("two", "",
+                "    command: [\"/bin/web\", \"--at=$(WHERE)\", \"$$(NOT)\"]\n    workingDir: /srv\n    env:\n"
+                "    - {name: IP, valueFrom: {fieldRef: {fieldPath: status.podIP}}}\n"
+                "    - {name: NAME, valueFrom: {fieldRef: {fieldPath: metadata.name}}}\n"
+                "    - {name: WHERE, value: \"$(NAME)@$(IP)\"}\n  - {name: sidecar, image: \"sidecar:1\"}\n"));
+  ASSERT_TRUE(until_running("sidecar"));
+  EXPECT_THAT(runtime->history, ElementsAre("run two", "start two/web 0", "start two/sidecar 0"));
+  const cri::ContainerConfig& config = runtime->container_configs.at(runtime->running("web").at(0));
+  EXPECT_THAT(config.command(), ElementsAre("/bin/web", "--at=two@10.85.0.1", "$(NOT)"));
+  EXPECT_EQ(config.working_dir(), "/srv");
+  EXPECT_EQ(config.log_path(), "web/0.log");
+  EXPECT_EQ(config.labels().at("io.kubernetes.container.name"), "web");
+}
+
+TEST_F(NodeAgent, restarts_a_container_at_once_and_then_with_growing_back_off) {
+  start();
+  drop("web.yaml", pod_text("web"));
+  ASSERT_TRUE(until_running("web"));
+  runtime->exit(runtime->running("web").at(0), 1);
+  ASSERT_TRUE(until_running("web"));
+  EXPECT_TRUE(runtime->did("start web/web 1"));
+  const auto second = std::chrono::steady_clock::now();
+  runtime->exit(runtime->running("web").at(0), 1);
+  ASSERT_TRUE(until([&] { return pod("web").message().find("CrashLoopBackOff") != std::string::npos; }));
+  EXPECT_EQ(status("web").at("containerStatuses").at(0).at("state").at("waiting").at("reason"), "CrashLoopBackOff");
+  EXPECT_EQ(status("web").at("containerStatuses").at(0).at("lastState").at("terminated").at("exitCode"), 1);
+  EXPECT_EQ(status("web").at("phase"), "Running");
+  ASSERT_TRUE(until_running("web"));
+  EXPECT_GE(std::chrono::steady_clock::now() - second, 50ms);
+  const auto third = std::chrono::steady_clock::now();
+  runtime->exit(runtime->running("web").at(0), 1);
+  ASSERT_TRUE(until([&] { return runtime->did("start web/web 3"); }));
+  EXPECT_GE(std::chrono::steady_clock::now() - third, 100ms);
+  ASSERT_TRUE(until([&] { return pod("web").restarts() == 3; }));
+  // Only the newest and the one before it are kept.
+  EXPECT_TRUE(until([&] { return runtime->containers.size() == 2; }));
+}
+
+TEST_F(NodeAgent, leaves_an_ended_container_by_its_restart_policy) {
+  start();
+  drop("once.yaml", pod_text("once", "  restartPolicy: Never\n"));
+  ASSERT_TRUE(until_running("web"));
+  runtime->exit(runtime->running("web").at(0), 0);
+  ASSERT_TRUE(until([&] { return pod("once").phase() == "Succeeded"; }));
+  EXPECT_TRUE(until([&] { return runtime->sandboxes.begin()->second.state() == cri::SANDBOX_NOTREADY; }));
+  take_away("once.yaml");
+  ASSERT_TRUE(until([&] { return runtime->sandboxes.empty(); }));
+
+  drop("fails.yaml", pod_text("fails", "  restartPolicy: Never\n"));
+  ASSERT_TRUE(until_running("web"));
+  runtime->exit(runtime->running("web").at(0), 3);
+  ASSERT_TRUE(until([&] { return pod("fails").phase() == "Failed"; }));
+  EXPECT_EQ(status("fails").at("containerStatuses").at(0).at("state").at("terminated").at("reason"), "Error");
+
+  drop("job.yaml", pod_text("job", "  restartPolicy: OnFailure\n"));
+  ASSERT_TRUE(until_running("web"));
+  runtime->exit(runtime->running("web").at(0), 1);
+  ASSERT_TRUE(until([&] { return runtime->did("start job/web 1"); }));
+  runtime->exit(runtime->running("web").at(0), 0);
+  ASSERT_TRUE(until([&] { return pod("job").phase() == "Succeeded"; }));
+}
+
+TEST_F(NodeAgent, replaces_a_pod_whose_manifest_was_edited_after_its_grace_period) {
+  start();
+  drop("web.yaml", pod_text("web"));
+  ASSERT_TRUE(until_running("web"));
+  const std::string uid = pod("web").uid();
+  drop("web.yaml", "# a comment changes nothing\n" + pod_text("web"));
+  let_pass(100ms);
+  EXPECT_EQ(pod("web").uid(), uid);
+  drop("web.yaml", pod_text("web", "", "    env: [{name: A, value: b}]\n"));
+  ASSERT_TRUE(until([&] { return runtime->history.size() == 6; }));
+  EXPECT_THAT(runtime->history,
+              ElementsAre("run web", "start web/web 0", "stop web/web 7", "remove web", "run web", "start web/web 0"));
+  EXPECT_NE(pod("web").uid(), uid);
+  EXPECT_FALSE(std::filesystem::exists(path("logs/default_web_" + uid)));
+}
+
+TEST_F(NodeAgent, ends_a_pod_whose_manifest_is_removed_with_all_that_it_had) {
+  start();
+  drop("web.yaml",
+       pod_text("web", "  volumes: [{name: data}]\n", "    volumeMounts: [{name: data, mountPath: /data}]\n"));
+  ASSERT_TRUE(until_running("web"));
+  const std::string uid = pod("web").uid();
+  const std::string volume = runtime->container_configs.begin()->second.mounts(0).host_path();
+  EXPECT_EQ(volume, path("shared/pods/" + uid + "/volumes/data"));
+  struct stat info {};
+  ASSERT_EQ(stat(volume.c_str(), &info), 0);
+  EXPECT_EQ(info.st_mode & 07777, 0777u);
+  take_away("web.yaml");
+  ASSERT_TRUE(until([&] { return list().pods_size() == 0; }));
+  EXPECT_TRUE(runtime->sandboxes.empty());
+  EXPECT_TRUE(runtime->containers.empty());
+  EXPECT_TRUE(std::filesystem::is_empty(path("shared/pods")));
+  EXPECT_TRUE(std::filesystem::is_empty(path("logs")));
+}
+
+TEST_F(NodeAgent, keeps_a_pod_running_while_its_file_is_broken_and_says_where) {
+  start();
+  drop("web.yaml", pod_text("web"));
+  drop("other.yaml", pod_text("other"));
+  ASSERT_TRUE(until_running("web", 2));
+  drop("web.yaml",
+       "apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - name: web\n    imge: web:1\n");
+  ASSERT_TRUE(until(
+      [&] { return !agent->conditions().empty() && agent->conditions().back().find("imge") != std::string::npos; }));
+  EXPECT_THAT(agent->conditions().back(),
+              HasSubstr("web.yaml:7:5: spec.containers[0].imge: unknown field; did you mean image"));
+  EXPECT_EQ(runtime->running("web").size(), 2u);
+  EXPECT_THAT(pod("web").events(pod("web").events_size() - 1).message(), HasSubstr("imge"));
+  drop("web.yaml", pod_text("web"));
+  ASSERT_TRUE(until([&] {
+    return agent->conditions().back().find("AllRead") != std::string::npos ||
+           agent->conditions().back().find("imge") == std::string::npos;
+  }));
+  EXPECT_FALSE(runtime->did("remove web"));
+}
+
+TEST_F(NodeAgent, shows_a_file_that_never_had_a_pod) {
+  start();
+  drop("bad.yaml", "kind: Deployment\napiVersion: apps/v1\n");
+  ASSERT_TRUE(until([&] { return list().pods_size() == 1; }));
+  EXPECT_EQ(list().pods(0).phase(), "Failed");
+  EXPECT_THAT(list().pods(0).message(),
+              HasSubstr("bad.yaml:1:1: kind: apps/v1 Deployment cannot be run from a manifest: only v1 Pod can"));
+}
+
+TEST_F(NodeAgent, refuses_what_it_cannot_do_yet) {
+  start();
+  drop("probe.yaml", pod_text("probe", "", "    livenessProbe: {tcpSocket: {port: 80}}\n"));
+  ASSERT_TRUE(until([&] { return list().pods_size() == 1; }));
+  EXPECT_THAT(list().pods(0).message(), HasSubstr("spec.containers[0].livenessProbe: probes are not supported yet"));
+  EXPECT_TRUE(runtime->sandboxes.empty());
+}
+
+TEST_F(NodeAgent, reads_only_manifests_and_no_half_written_files) {
+  start();
+  for (const char* name : {".web.yaml", "web.yaml~", "web.yaml.swp", "#web.yaml#", "4913"}) drop(name, pod_text("web"));
+  {
+    std::ofstream slow(path("manifests/slow.yaml"));
+    slow << "apiVersion: v1\nkind: Pod\n" << std::flush;
+    let_pass(150ms);
+    EXPECT_EQ(list().pods_size(), 0);
+    slow << "metadata: {name: slow}\nspec: {containers: [{name: web, image: \"web:1\"}]}\n";
+  }
+  ASSERT_TRUE(until_running("web"));
+  EXPECT_EQ(list().pods_size(), 1);
+}
+
+TEST_F(NodeAgent, lets_the_first_of_two_files_have_a_name) {
+  start();
+  drop("a.yaml", pod_text("web"));
+  ASSERT_TRUE(until_running("web"));
+  drop("b.yaml", pod_text("web", "", "    env: [{name: A, value: b}]\n"));
+  ASSERT_TRUE(until(
+      [&] { return agent->conditions().back().find("b.yaml: the pod default/web is also in") != std::string::npos; }));
+  EXPECT_EQ(runtime->history.size(), 2u);
+  take_away("a.yaml");
+  ASSERT_TRUE(until([&] { return runtime->history.size() == 6; }));
+  EXPECT_EQ(pod("web").source(), "file:" + path("manifests/b.yaml"));
+}
+
+TEST_F(NodeAgent, adopts_what_runs_after_a_restart) {
+  start();
+  drop("web.yaml", pod_text("web"));
+  drop("broken-later.yaml", pod_text("kept"));
+  drop("gone-later.yaml", pod_text("gone"));
+  ASSERT_TRUE(until_running("web", 3));
+  ASSERT_TRUE(until([&] { return pod("web").ready_containers() == 1; }));
+  const std::string uid = pod("web").uid(), sandbox = pod("web").sandbox_id();
+  const int64_t created = pod("web").created_at();
+  stop();
+  EXPECT_EQ(runtime->running("web").size(), 3u) << "stopping the agent must stop no pod";
+  runtime->history.clear();
+  drop("broken-later.yaml", "kind: [");
+  take_away("gone-later.yaml");
+  cri::PodSandboxStatus& foreign = runtime->sandboxes["foreign"];
+  foreign.set_id("foreign");
+  (*foreign.mutable_labels())["io.kubernetes.pod.uid"] = "0123";
+  cri::PodSandboxStatus& orphan = runtime->sandboxes["orphan"];
+  orphan.set_id("orphan");
+  orphan.mutable_metadata()->set_name("orphan");
+  (*orphan.mutable_labels())["io.kubernetes.pod.uid"] = "4567";
+  (*orphan.mutable_labels())["io.kubernetes.pod.name"] = "orphan";
+  (*orphan.mutable_labels())["io.kubernetes.pod.namespace"] = "default";
+  (*orphan.mutable_annotations())["pintle.io/source"] = "node-agent";
+
+  start("node-agent@2");
+  ASSERT_TRUE(until([&] { return runtime->did("remove gone") && runtime->did("remove orphan"); }));
+  let_pass(100ms);
+  EXPECT_THAT(runtime->history, testing::UnorderedElementsAre("stop gone/web 7", "remove gone", "remove orphan"));
+  EXPECT_TRUE(runtime->sandboxes.contains("foreign"));
+  EXPECT_EQ(pod("web").uid(), uid);
+  EXPECT_EQ(pod("web").sandbox_id(), sandbox);
+  EXPECT_EQ(pod("web").created_at(), created);
+  EXPECT_EQ(pod("web").phase(), "Running");
+  EXPECT_EQ(pod("kept").phase(), "Running");
+}
+
+TEST_F(NodeAgent, makes_a_lost_sandbox_anew) {
+  start();
+  drop("web.yaml", pod_text("web"));
+  ASSERT_TRUE(until_running("web"));
+  ASSERT_TRUE(until([&] { return pod("web").ready_containers() == 1; }));
+  runtime->lose(pod("web").sandbox_id());
+  ASSERT_TRUE(until([&] { return runtime->did("start web/web 1"); }));
+  ASSERT_TRUE(until([&] { return runtime->sandboxes.size() == 1; }));
+  EXPECT_EQ(runtime->sandboxes.begin()->second.metadata().attempt(), 1u);
+  EXPECT_TRUE(until([&] { return pod("web").restarts() == 1; }));
+}
+
+TEST_F(NodeAgent, notices_changes_without_container_events) {
+  runtime->tells_events = false;
+  start();
+  drop("web.yaml", pod_text("web"));
+  ASSERT_TRUE(until_running("web"));
+  let_pass(50ms);
+  runtime->exit(runtime->running("web").at(0), 1);
+  ASSERT_TRUE(until([&] { return runtime->did("start web/web 1"); }));
+}
+
+TEST_F(NodeAgent, asks_nothing_of_the_runtime_while_nothing_changes) {
+  start();
+  drop("web.yaml", pod_text("web"));
+  ASSERT_TRUE(until_running("web"));
+  let_pass(200ms);
+  const int before = runtime->list_calls;
+  let_pass(1500ms);
+  EXPECT_EQ(runtime->list_calls, before);
+}
+
+TEST_F(NodeAgent, says_how_to_load_an_image_that_is_missing_and_goes_on_when_it_is_there) {
+  start();
+  drop("web.yaml", pod_text("web", "", "    imagePullPolicy: Never\n"));
+  runtime->images.clear();
+  ASSERT_TRUE(until([&] { return pod("web").message().find("ErrImageNeverPull") != std::string::npos; }));
+  EXPECT_THAT(pod("web").message(), HasSubstr("pintle image load"));
+  EXPECT_EQ(pod("web").phase(), "Pending");
+  drop("pull.yaml", pod_text("pull"));
+  ASSERT_TRUE(until([&] { return pod("pull").message().find("ErrImagePull") != std::string::npos; }));
+  runtime->images = {"web:1"};
+  drop("pull.yaml", pod_text("pull", "  hostname: other\n"));
+  ASSERT_TRUE(until([&] { return runtime->did("start pull/web 0"); }));
+}
+
+TEST_F(NodeAgent, uses_the_local_image_where_none_can_be_pulled) {
+  start();
+  drop("web.yaml", pod_text("web", "", "    imagePullPolicy: Always\n"));
+  ASSERT_TRUE(until_running("web"));
+}
+
+TEST_F(NodeAgent, tries_again_what_the_runtime_refused) {
+  runtime->refuses_sandboxes = true;
+  runtime->refuses_start_of = "web";
+  start();
+  drop("web.yaml", pod_text("web"));
+  ASSERT_TRUE(until([&] { return pod("web").message().find("no network") != std::string::npos; }));
+  runtime->refuses_sandboxes = false;
+  ASSERT_TRUE(until(
+      [&] { return pod("web").message().find("web: RunContainerError: exec: no such file") != std::string::npos; }));
+  runtime->refuses_start_of.clear();
+  ASSERT_TRUE(until_running("web"));
+}
+
+TEST_F(NodeAgent, forbids_root_where_the_manifest_does) {
+  start();
+  drop("web.yaml", pod_text("web", "  securityContext: {runAsNonRoot: true}\n"));
+  ASSERT_TRUE(until([&] {
+    return pod("web").message().find("CreateContainerConfigError: runAsNonRoot forbids root") != std::string::npos;
+  }));
+  drop("web.yaml", pod_text("web", "  securityContext: {runAsNonRoot: true, runAsUser: 1000}\n"));
+  ASSERT_TRUE(until_running("web"));
+}
+
+TEST_F(NodeAgent, applies_pods_durably_and_says_what_changed) {
+  start();
+  Result<ApplyPodsResponse> dry = apply(pod_text("web"), true);
+  ASSERT_TRUE(dry) << dry.status().message();
+  EXPECT_EQ(dry->pods(0).change(), "created");
+  EXPECT_TRUE(std::filesystem::is_empty(path("manifests")));
+  Result<ApplyPodsResponse> created = apply(pod_text("web") + "---\n" + pod_text("two"));
+  ASSERT_TRUE(created) << created.status().message();
+  EXPECT_EQ(created->pods_size(), 2);
+  EXPECT_EQ(created->pods(0).change(), "created");
+  EXPECT_TRUE(std::filesystem::exists(path("manifests/default_web.yaml")));
+  ASSERT_TRUE(until_running("web", 2));
+  EXPECT_EQ(apply(pod_text("web"))->pods(0).change(), "unchanged");
+  EXPECT_EQ(apply(pod_text("web", "  hostname: other\n"))->pods(0).change(), "configured");
+  ASSERT_TRUE(until([&] { return runtime->did("remove web"); }));
+  Result<ApplyPodsResponse> wrong = apply(pod_text("web") + "---\n" + pod_text("Bad"));
+  ASSERT_FALSE(wrong);
+  EXPECT_EQ(wrong.status().code(), Code::invalid_argument);
+  EXPECT_THAT(wrong.status().message(), HasSubstr("my.yaml:"));
+  EXPECT_THAT(wrong.status().message(), HasSubstr("metadata.name: must be at most 253"));
+}
+
+TEST_F(NodeAgent, applies_into_the_file_that_has_the_pod) {
+  start();
+  drop("mine.yaml", pod_text("web"));
+  ASSERT_TRUE(until_running("web"));
+  ASSERT_EQ(apply(pod_text("web", "  hostname: other\n"))->pods(0).change(), "configured");
+  EXPECT_FALSE(std::filesystem::exists(path("manifests/default_web.yaml")));
+  drop("both.yaml", pod_text("one") + "---\n" + pod_text("two"));
+  ASSERT_TRUE(until([&] { return runtime->did("run two"); }));
+  Result<ApplyPodsResponse> refused = apply(pod_text("one", "  hostname: other\n"));
+  EXPECT_EQ(refused.status().code(), Code::failed_precondition);
+  EXPECT_THAT(refused.status().message(), HasSubstr("both.yaml together with others"));
+  EXPECT_EQ(remove("one").code(), Code::failed_precondition);
+}
+
+TEST_F(NodeAgent, removes_a_pod_with_the_grace_period_that_was_asked_for) {
+  start();
+  ASSERT_TRUE(apply(pod_text("web")));
+  ASSERT_TRUE(until_running("web"));
+  ASSERT_TRUE(remove("web", 2));
+  EXPECT_TRUE(std::filesystem::is_empty(path("manifests")));
+  ASSERT_TRUE(until([&] { return list().pods_size() == 0; }));
+  EXPECT_TRUE(runtime->did("stop web/web 2"));
+  EXPECT_EQ(remove("web").code(), Code::not_found);
+}
+
+TEST_F(NodeAgent, shortens_an_end_that_is_under_way) {
+  runtime->stop_takes = 10s;
+  start();
+  ASSERT_TRUE(apply(pod_text("web")));
+  ASSERT_TRUE(until_running("web"));
+  ASSERT_TRUE(remove("web"));
+  ASSERT_TRUE(until([&] { return runtime->did("stop web/web 7"); }));
+  EXPECT_EQ(pod("web").message(), "Terminating");
+  runtime->stop_takes = 0s;
+  ASSERT_TRUE(remove("web", 0));
+  ASSERT_TRUE(until([&] { return runtime->did("stop web/web 0"); }));
+}
+
+TEST_F(NodeAgent, stops_at_once_while_a_container_takes_its_time_to_end) {
+  runtime->stop_takes = 30s;
+  start();
+  ASSERT_TRUE(apply(pod_text("web")));
+  ASSERT_TRUE(until_running("web"));
+  ASSERT_TRUE(remove("web"));
+  ASSERT_TRUE(until([&] { return runtime->did("stop web/web 7"); }));
+  const auto begin = std::chrono::steady_clock::now();
+  stop();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 3s);
+  runtime->stop_takes = 0s;
+  start("node-agent@2");
+  ASSERT_TRUE(until([&] { return runtime->sandboxes.empty(); }));
+}
+
+TEST_F(NodeAgent, hands_its_pods_to_its_next_instance) {
+  start();
+  drop("web.yaml", pod_text("web"));
+  ASSERT_TRUE(until_running("web"));
+  FakeInstance* former = agent;
+  start("node-agent@2");
+  drop("more.yaml", pod_text("more"));
+  ASSERT_TRUE(until([&] { return runtime->did("run more"); })) << "the former instance acts until it retires";
+  ASSERT_TRUE(until_running("web", 2));
+  ASSERT_TRUE(node.retire(*former));
+  EXPECT_TRUE(former->said_retired());
+  ASSERT_TRUE(until([&] { return list().pods_size() == 2; }));
+  drop("last.yaml", pod_text("last"));
+  ASSERT_TRUE(until_running("web", 3));
+  EXPECT_EQ(runtime->sandboxes.size(), 3u);
+  EXPECT_TRUE(node.stop(*former));
+  node.destroy(*former);
+}
+
+TEST_F(NodeAgent, finds_by_re_reading_what_it_was_not_told) {
+  reread = 0.2;
+  start();
+  const std::string real = path("real.yaml");
+  std::ofstream(real) << pod_text("web");
+  std::filesystem::create_symlink(real, path("manifests/web.yaml"));
+  ASSERT_TRUE(until_running("web"));
+  std::ofstream(real) << pod_text("web", "  hostname: other\n");
+  ASSERT_TRUE(until([&] { return runtime->did("remove web"); }));
+  std::filesystem::rename(path("manifests"), path("manifests-away"));
+  let_pass(600ms);
+  EXPECT_EQ(runtime->running("web").size(), 1u) << "a folder that went away ends no pod";
+  std::filesystem::create_directory(path("manifests"));
+  ASSERT_TRUE(until([&] { return runtime->sandboxes.empty(); })) << "an empty folder does";
+  drop("back.yaml", pod_text("back"));
+  ASSERT_TRUE(until([&] { return runtime->did("run back"); }));
+}
+
+}  // namespace
+}  // namespace pintle::agent::test
