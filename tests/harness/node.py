@@ -11,6 +11,7 @@
 `NodeTest` compares the machine before and after each test: whatever is left when the pods are gone and the daemon has ended fails it.
 """
 
+import glob
 import json
 import os
 import shutil
@@ -92,23 +93,54 @@ class Node:
         self.state, self.run = self._folder("state"), self._folder("run")
         self.config, self.manifests, self.logs = self._folder("config"), self._folder("manifests"), self._folder("logs")
         self._folder("config/profiles")
-        self.binary = os.path.join(self.build, "bin/pintled")
-        self.plugin_folder = os.path.join(self.build, "lib/pintle/plugins")
+        self.binary = self.program("pintled")
+        self.plugin_folder = os.path.join(self._folder("lib/plugins"))
         self.log = os.path.join(self.root, "pintled.log")
         self.process = None
         self.admin = Admin(os.path.join(self.run, "pintled.sock"))
         self.cri_socket = os.path.join(self.run, "cri.sock")
         self.plugins = {
-            "cri": {"config": {"socket": "unix://" + self.cri_socket}},
+            "cri": {"config": {"socket": self.cri_socket}},
             "runtime-oci": {"config": {}},
-            "network-bridge": {"config": {"podCIDRs": ["10.213.0.0/24"], "bridge": "pt" + str(os.getpid() % 10000)}},
+            "network-bridge": {"config": {"podCIDR": "10.213.0.0/24", "bridge": "pintle-test"}},
             "node-agent": {"config": {"manifests": self.manifests, "logs": self.logs, "nodeAddress": "10.213.0.1"}},
         }
+
+    # ---- What is installed ----
+
+    shipped = ("cri", "runtime-oci", "network-bridge", "node-agent", "echo-cpp", "echo-c")
+
+    def install_plugins(self):
+        """The build's plugins and libraries as a package would lay them down, signed with the build's key."""
+        built = os.path.join(self.build, "lib/pintle")
+        for name in os.listdir(built):
+            if name.startswith("libpintle_"):
+                subprocess.run(["cp", "-a", os.path.join(built, name), os.path.join(self.root, "lib")], check=True)
+        for name in self.shipped:
+            if os.path.exists(os.path.join(built, f"plugins/{name}.so")):
+                shutil.copy(os.path.join(built, f"plugins/{name}.so"), self.plugin_folder)
+        self.sign_plugins()
+
+    def sign_plugins(self):
+        listed = glob.glob(os.path.join(self.plugin_folder, "*.so")) + glob.glob(os.path.join(self.root, "lib/libpintle_*.so.?"))
+        subprocess.run([self.program("pintle-sign"), "--list", os.path.join(self.build, "signing-key.pem"),
+                        os.path.join(self.plugin_folder, "plugins.manifest"), *listed], check=True)
+
+    def built_plugin(self, name):
+        return os.path.join(self.build, f"lib/pintle/plugins/{name}.so")
 
     def _folder(self, name):
         path = os.path.join(self.root, name)
         os.makedirs(path, mode=0o700, exist_ok=True)
         return path
+
+    def program(self, name):
+        """A program of the build tree."""
+        found = [path for path in (f"bin/{name}", f"kernel/{name}", f"kernel/cli/{name}", f"kernel/isolation/{name}")
+                 if os.path.isfile(os.path.join(self.build, path))]
+        if not found:
+            raise FileNotFoundError(f"{name} is not built in {self.build}")
+        return os.path.join(self.build, found[0])
 
     # ---- The daemon ----
 
@@ -121,10 +153,12 @@ class Node:
 
     def command(self):
         return [self.binary, "--profile", "test", "--state-dir", self.state, "--run-dir", self.run, "--config-dir", self.config,
-                "--plugin-dir", self.plugin_folder, "--plugin-host", os.path.join(self.build, "bin/pintle-plugin-host")]
+                "--plugin-dir", self.plugin_folder, "--plugin-host", self.program("pintle-plugin-host")]
 
     def launch(self):
         """Starts the daemon and returns at once."""
+        if not os.listdir(self.plugin_folder):
+            self.install_plugins()
         self.write_profile()
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
@@ -176,7 +210,7 @@ class Node:
 
     def pintle(self, *arguments, check=True, **options):
         """The `pintle` command on this node; its standard output."""
-        done = subprocess.run([os.path.join(self.build, "bin/pintle"), "--socket", self.admin.path, *arguments], capture_output=True,
+        done = subprocess.run([self.program("pintle"), "--socket", self.admin.path, *arguments], capture_output=True,
                               text=True, check=False, env={**os.environ, "PINTLE_PROFILE_PATH": os.path.join(self.config, "profiles"),
                                                            "PINTLE_PLUGIN_PATH": self.plugin_folder}, **options)
         if check and done.returncode:
@@ -274,7 +308,11 @@ class NodeTest(unittest.TestCase):
         self.node = Node(self._testMethodName)
         self.prepare()
         self.node.start()
-        self.node.load_image()
+        if self.runs_pods():
+            self.node.load_image()
+
+    def runs_pods(self):
+        return "node-agent" in self.node.plugins
 
     def prepare(self):
         """For tests that change the node's profile before it starts."""
@@ -285,7 +323,8 @@ class NodeTest(unittest.TestCase):
         try:
             if not node.is_running():
                 node.start()
-            node.remove_pods()
+            if self.runs_pods():
+                node.remove_pods()
             node.stop()
             self.assertEqual(node.process.returncode, 0, "pintled did not end cleanly")
             self.assertEqual(machine.leftovers(self.before), [], "something is left behind")
