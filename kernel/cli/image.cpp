@@ -144,7 +144,7 @@ void add_image(CLI::App& app, Context& context) {
       [](CLI::App& sub, ImageOptions& options) {
         sub.add_option("file", options.names, "Archives or layout folders")
             ->required()
-            
+
             ->type_name("FILE");
         sub.add_option("--name", options.reference, "A name for an archive that brings none")->type_name("REFERENCE");
         declare_provider(sub, options);

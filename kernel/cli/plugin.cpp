@@ -4,6 +4,7 @@
 #include <boost/json.hpp>
 
 #include "kernel/cli/cli.hpp"
+#include "kernel/cli/plugin_sdk.hpp"
 #include "kernel/cli/plugins.hpp"
 
 namespace pintle::cli {
@@ -13,6 +14,7 @@ namespace json = boost::json;
 namespace {
 
 struct PluginOptions {
+  std::string name;
   std::vector<std::string> names;
   std::string level;
 };
@@ -127,7 +129,7 @@ void show(Context& context, const json::value& plugin) {
 }
 
 int inspect(Context& context, const PluginOptions& options) {
-  Result<json::value> answer = context.admin().json("GET", path_of(options.names.at(0)));
+  Result<json::value> answer = context.admin().json("GET", path_of(options.name));
   if (!answer) return context.fail(answer.status());
   if (!context.printed(*answer)) show(context, *answer);
   return exit_ok;
@@ -162,17 +164,15 @@ int restart(Context& context, const PluginOptions& options) { return change(cont
 
 int set_log_level(Context& context, const PluginOptions& options) {
   const json::value body = {{"level", options.level}};
-  Result<json::value> answer =
-      context.admin().json("PUT", path_of(options.names.at(0)) + "/log-level", json::serialize(body));
+  Result<json::value> answer = context.admin().json("PUT", path_of(options.name) + "/log-level", json::serialize(body));
   if (!answer) return context.fail(answer.status());
-  if (!context.printed(*answer)) context.out << options.names.at(0) << ": logs from " << options.level << " on\n";
+  if (!context.printed(*answer)) context.out << options.name << ": logs from " << options.level << " on\n";
   return exit_ok;
 }
 
 void declare_one(CLI::App& sub, PluginOptions& options) {
-  sub.add_option("name", options.names, "An instance's name, or its key NAME@GENERATION")
+  sub.add_option("name", options.name, "An instance's name, or its key NAME@GENERATION")
       ->required()
-      ->expected(1)
       ->type_name("PLUGIN");
 }
 void declare_many(CLI::App& sub, PluginOptions& options) {
@@ -182,7 +182,7 @@ void declare_many(CLI::App& sub, PluginOptions& options) {
 }  // namespace
 
 void add_plugin(CLI::App& app, Context& context) {
-  CLI::App* group = app.add_subcommand("plugin", "List, inspect, start, stop and restart plugins");
+  CLI::App* group = app.add_subcommand("plugin", "List, inspect, start, stop and restart plugins; write and check one");
   group->require_subcommand(1);
   command<NoOptions>(*group, context, "ls", "List the plugins of this node", declare_none, list);
   command<PluginOptions>(*group, context, "inspect", "All about one plugin, with its config", declare_one, inspect);
@@ -201,6 +201,8 @@ void add_plugin(CLI::App& app, Context& context) {
             ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}).description(""));
       },
       set_log_level);
+  add_plugin_new(*group, context);
+  add_plugin_check(*group, context);
 }
 
 }  // namespace pintle::cli

@@ -21,6 +21,7 @@ using runtime::v1::RuntimeServiceInterface;
 namespace {
 
 struct PodOptions {
+  std::string name;
   std::vector<std::string> names;
   std::string pod_namespace;
   std::vector<std::string> files;
@@ -124,7 +125,7 @@ Cell container_state(const json::value& status) {
 }
 
 int describe(Context& context, const PodOptions& options) {
-  Result<PodName> name = parse_pod_name(options.names.at(0), options.pod_namespace);
+  Result<PodName> name = parse_pod_name(options.name, options.pod_namespace);
   if (!name) return context.fail(name.status());
   Result<node::v1::Pod> found = find_pod(context, *name);
   if (!found) return context.fail(found.status());
@@ -269,7 +270,7 @@ int exec(Context& context, const PodOptions& options) {
     context.fail(status);
     return static_cast<int>(exit_exec_failed);
   };
-  Result<PodName> name = parse_pod_name(options.names.at(0), options.pod_namespace);
+  Result<PodName> name = parse_pod_name(options.name, options.pod_namespace);
   if (!name) return failed(name.status());
   Result<ContainerInfo> container = find_container(context, *name, options.container, false);
   if (!container) return failed(container.status());
@@ -311,7 +312,7 @@ void add_pod(CLI::App& app, Context& context) {
   command<PodOptions>(
       *group, context, "describe", "All about one pod, with its events",
       [](CLI::App& sub, PodOptions& options) {
-        sub.add_option("pod", options.names, "NAME or NAMESPACE/NAME")->required()->expected(1)->type_name("POD");
+        sub.add_option("pod", options.name, "NAME or NAMESPACE/NAME")->required()->type_name("POD");
         declare_namespace(sub, options.pod_namespace);
       },
       describe);
@@ -357,7 +358,7 @@ void add_pod(CLI::App& app, Context& context) {
   CLI::App* exec_command = command<PodOptions>(
       *group, context, "exec", "Run a command in a container; gives its output and its exit code",
       [](CLI::App& sub, PodOptions& options) {
-        sub.add_option("pod", options.names, "NAME or NAMESPACE/NAME")->required()->expected(1)->type_name("POD");
+        sub.add_option("pod", options.name, "NAME or NAMESPACE/NAME")->required()->type_name("POD");
         sub.add_option("command", options.command, "The command and its arguments, after --")
             ->required()
 

@@ -12,6 +12,7 @@ namespace json = boost::json;
 namespace {
 
 struct ProfileOptions {
+  std::string name;
   std::vector<std::string> names;
   bool plan = false;
   bool dry_run = false;
@@ -126,13 +127,13 @@ int report(Context& context, const ResolvedProfile& profile) {
 }
 
 int show(Context& context, const ProfileOptions& options) {
-  if (options.names.empty()) {
+  if (options.name.empty()) {
     Result<json::value> answer = context.admin().json("GET", "/v1/profile");
     if (!answer) return context.fail(answer.status());
     if (!context.printed(*answer)) context.out << document::write_yaml(*answer);
     return exit_ok;
   }
-  Result<ResolvedProfile> profile = resolve_profile(options.names[0], context.profiles);
+  Result<ResolvedProfile> profile = resolve_profile(options.name, context.profiles);
   if (!profile) return context.fail(profile.status());
   if (!profile->problems.empty()) return report(context, *profile);
   json::value value = options.plan ? plan_json(profile->plan) : profile->merged.value();
@@ -237,7 +238,7 @@ int diff(Context& context, const ProfileOptions& options) {
 }
 
 int apply(Context& context, const ProfileOptions& options) {
-  std::string name = options.names.empty() ? "" : options.names[0];
+  std::string name = options.name;
   // The daemon has another working directory.
   if (name.find('/') != std::string::npos) {
     if (char* absolute = realpath(name.c_str(), nullptr)) {
@@ -281,7 +282,7 @@ void add_profile(CLI::App& app, Context& context) {
   command<ProfileOptions>(
       *group, context, "show", "A profile with all that it extends; without a name, what is in force",
       [](CLI::App& sub, ProfileOptions& options) {
-        sub.add_option("name", options.names, name_help)->expected(1)->type_name("PROFILE");
+        sub.add_option("name", options.name, name_help)->type_name("PROFILE");
         sub.add_flag("--plan", options.plan, "What comes of it: every instance with its file and complete config");
       },
       show);
@@ -300,7 +301,7 @@ void add_profile(CLI::App& app, Context& context) {
   command<ProfileOptions>(
       *group, context, "apply", "Make the node what a profile says; without a name, read the present one again",
       [](CLI::App& sub, ProfileOptions& options) {
-        sub.add_option("name", options.names, name_help)->expected(1)->type_name("PROFILE");
+        sub.add_option("name", options.name, name_help)->type_name("PROFILE");
         sub.add_flag("--dry-run", options.dry_run, "Say what would be done, touch nothing");
       },
       apply);

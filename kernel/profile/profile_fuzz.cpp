@@ -10,7 +10,7 @@ namespace {
 pintle::Result<pintle::PluginFile> any_plugin(const std::string&) {
   pintle::PluginFile file;
   file.id = "bridge";
-  file.manifest = R"({"needs": [{"name": "runtime"}]})";
+  file.manifest = R"({"id": "any", "version": "1.0.0", "needs": [{"name": "runtime", "interface": "x.v1.Runtime"}]})";
   file.config_schema = R"({"type": "object", "additionalProperties": false, "properties": {
     "cidr": {"type": "string", "format": "cidr"}, "mtu": {"type": "integer", "default": 1500}}})";
   return file;

@@ -42,7 +42,8 @@ class ProfileTest : public ::testing::Test {
     std::ifstream file(path);
     PluginFile plugin;
     if (!(file >> plugin.id)) return not_found(path + ": there is no such file");
-    plugin.manifest = R"({"needs": [{"name": "runtime"}]})";
+    plugin.manifest =
+        R"({"id": "any", "version": "1.0.0", "needs": [{"name": "runtime", "interface": "x.v1.Runtime"}]})";
     if (plugin.id != "plain") {
       plugin.config_schema = R"({"type": "object", "additionalProperties": false, "properties": {
         "podCIDR": {"type": "string", "format": "cidr"}, "ranges": {"type": "array", "items": {"type": "string"}},

@@ -5,6 +5,7 @@
 #include <map>
 #include <optional>
 
+#include "kernel/loader/manifest.hpp"
 #include "sdk/support/document/nearest.hpp"
 #include "sdk/support/document/schema.hpp"
 
@@ -192,17 +193,10 @@ class Planner {
   void bindings(PlannedInstance& planned, const PluginFile& file, const json::object& settings, const std::string& at) {
     const json::value* written = settings.if_contains("bindings");
     if (written == nullptr) return;
-    boost::system::error_code error;
-    const json::value manifest = json::parse(file.manifest, error);
+    const Result<kernel::Manifest> manifest = kernel::parse_manifest(file.manifest, planned.path + " (manifest)");
+    if (!manifest) return wrong(at, manifest.status().message());
     std::vector<std::string> needs;
-    if (const json::object* object = manifest.if_object()) {
-      if (const json::value* list = object->if_contains("needs"); list != nullptr && list->is_array()) {
-        for (const json::value& need : list->get_array()) {
-          const json::value* name = need.is_object() ? need.get_object().if_contains("name") : nullptr;
-          if (name != nullptr && name->is_string()) needs.push_back(text_of(*name));
-        }
-      }
-    }
+    for (const kernel::Need& need : manifest->needs) needs.push_back(need.name);
     for (const auto& member : written->get_object()) {
       const std::string need(member.key().data(), member.key().size()), target = text_of(member.value());
       const std::string here = at + "/" + pointer_token(need);
