@@ -37,6 +37,7 @@ function(pintle_program name)
   add_executable(${name} ${A_SOURCES})
   target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
   target_link_libraries(${name} PRIVATE ${A_LINK} pintle_warnings)
+  set_target_properties(${name} PROPERTIES INSTALL_RPATH $ORIGIN/../lib/pintle)
   _house_declare(${name} ${A_AREA})
 endfunction()
 

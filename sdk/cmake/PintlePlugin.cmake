@@ -1,18 +1,11 @@
 # pintle_plugin(NAME SOURCES ... [LINK ...] [AREA area] [MANIFEST file] [CONFIG_SCHEMA file])
 #
 # Builds NAME.so from its sources, its manifest.json and its config.schema.json: a table and an ELF note are generated from
-# them, every symbol but the table is hidden, and nothing may stay undefined. In the build tree plugins lie in
+# them, every symbol but the table is hidden, and nothing may stay undefined. In Pintle's build tree plugins lie in
 # lib/pintle/plugins. The same function serves our own plugins and a vendor's (find_package(Pintle)).
 
 set(PINTLE_CMAKE_DIRECTORY ${CMAKE_CURRENT_LIST_DIR})
 
-function(_pintle_c_bytes text out)
-  string(HEX "${text}" hex)
-  string(REGEX REPLACE "(..)" "0x\\1," bytes "${hex}")
-  set(${out} "${bytes}" PARENT_SCOPE)
-endfunction()
-
-# The text's length in bytes (string(LENGTH) counts bytes of the UTF-8 as stored).
 function(_pintle_generate_entry name manifest_file schema_file output)
   set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${manifest_file} ${schema_file})
   file(READ ${manifest_file} manifest)
@@ -72,13 +65,8 @@ function(pintle_plugin name)
   add_library(${name} MODULE ${A_SOURCES} ${entry})
   set_target_properties(${name} PROPERTIES
     PREFIX "" C_VISIBILITY_PRESET hidden CXX_VISIBILITY_PRESET hidden VISIBILITY_INLINES_HIDDEN ON
-    POSITION_INDEPENDENT_CODE ON LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/pintle/plugins
-    BUILD_RPATH ${CMAKE_BINARY_DIR}/lib/pintle INSTALL_RPATH /usr/lib/pintle)
-  target_link_libraries(${name} PRIVATE ${A_LINK})
-  if(TARGET pintle_warnings)
-    target_link_libraries(${name} PRIVATE pintle_warnings)
-    target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR} ${PROJECT_SOURCE_DIR}/sdk/include)
-  endif()
+    POSITION_INDEPENDENT_CODE ON INSTALL_RPATH /usr/lib/pintle)
+  target_link_libraries(${name} PRIVATE Pintle::abi ${A_LINK})
   # A sanitizer's runtime is found at load time, so its builds may leave its symbols open.
   if(NOT PINTLE_SANITIZE AND NOT PINTLE_FUZZ)
     target_link_options(${name} PRIVATE -Wl,-z,defs)
@@ -86,7 +74,11 @@ function(pintle_plugin name)
   target_link_options(${name} PRIVATE -Wl,--version-script=${PINTLE_CMAKE_DIRECTORY}/plugin.map -Wl,--exclude-libs,ALL
                       -Wl,-z,now -Wl,-z,relro)
   set_property(TARGET ${name} APPEND PROPERTY LINK_DEPENDS ${PINTLE_CMAKE_DIRECTORY}/plugin.map)
-  if(COMMAND _house_declare)
+  if(COMMAND _house_declare) # in Pintle's own tree
+    set_target_properties(${name} PROPERTIES
+      LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/pintle/plugins BUILD_RPATH ${CMAKE_BINARY_DIR}/lib/pintle)
+    target_link_libraries(${name} PRIVATE pintle_warnings)
+    target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
     if(NOT A_AREA)
       file(RELATIVE_PATH A_AREA ${PROJECT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
     endif()
