@@ -116,7 +116,7 @@ Task<void> Agent::counted(Agent* agent, Task<void> loop) {
 
 Task<Status> Agent::start() {
   auto prepare = [manifests = settings_.manifests, state = settings_.state_folder]() -> Status {
-    if (Status made = files::make_folders(manifests, 0755); !made)
+    if (Status made = files::make_folders(manifests, 0700); !made)
       return made.with_context("make the folder of manifests");
     return files::make_folders(state, 0700).with_context("make the folder of state");
   };
@@ -514,6 +514,9 @@ Result<std::vector<Agent::Target>> Agent::targets_of(const std::vector<WantedPod
       return failed_precondition("the pod " + pod.key() + " is in " + folder_.path_of(file->first) +
                                  " together with others: edit that file");
     target.file = file ? file->first : pod.namespace_name + "_" + pod.name + ".yaml";
+    if (!file && folder_.files().contains(target.file))
+      return failed_precondition(folder_.path_of(target.file) +
+                                 " is there and holds something else: rename or remove it");
     // The uid holds the file's path: read once more as what it will be.
     ReadOptions options{request.origin().empty() ? "manifest" : request.origin(), folder_.path_of(target.file),
                         std::string(host_.node())};
@@ -573,11 +576,11 @@ Task<Result<node::v1::RemovePodResponse>> Agent::remove(node::v1::RemovePodReque
   const bool running = worker != workers_.end() && !worker->second->is_finished();
   const auto* file = file_of(folder_, key);
   if (!file && !running) co_return not_found("no pod " + key + ": `pintle pod ls` shows all");
-  if (request.has_grace() && running) worker->second->set_grace(request.grace_seconds());
-  if (!file) co_return node::v1::RemovePodResponse();
-  if (file->second.pods.size() > 1)
+  if (file && file->second.pods.size() > 1)
     co_return failed_precondition("the pod " + key + " is in " + folder_.path_of(file->first) +
                                   " together with others: take it out of that file");
+  if (request.has_grace() && running) worker->second->set_grace(request.grace_seconds());
+  if (!file) co_return node::v1::RemovePodResponse();
   auto unlink = [path = settings_.manifests, name = file->first]() -> Status {
     Result<files::Descriptor> folder = files::open_folder(path);
     if (!folder) return folder.status();

@@ -489,6 +489,10 @@ TEST_F(NodeAgent, applies_into_the_file_that_has_the_pod) {
   EXPECT_EQ(refused.status().code(), Code::failed_precondition);
   EXPECT_THAT(refused.status().message(), HasSubstr("both.yaml together with others"));
   EXPECT_EQ(remove("one").code(), Code::failed_precondition);
+  drop("default_new.yaml", pod_text("old"));
+  ASSERT_TRUE(until([&] { return runtime->did("run old"); }));
+  EXPECT_THAT(apply(pod_text("new")).status().message(),
+              HasSubstr("default_new.yaml is there and holds something else"));
 }
 
 TEST_F(NodeAgent, removes_a_pod_with_the_grace_period_that_was_asked_for) {

@@ -8,7 +8,7 @@ namespace {
 constexpr size_t kMostEvents = 40;
 }
 
-void EventLog::add(std::string_view type, std::string_view reason, std::string_view message, int64_t time) {
+uint32_t EventLog::add(std::string_view type, std::string_view reason, std::string_view message, int64_t time) {
   const auto same = std::find_if(events_.begin(), events_.end(), [&](const PodEvent& event) {
     return event.reason == reason && event.message == message;
   });
@@ -20,6 +20,7 @@ void EventLog::add(std::string_view type, std::string_view reason, std::string_v
     events_.erase(events_.begin());
   }
   events_.push_back(std::move(event));
+  return events_.back().count;
 }
 
 }  // namespace pintle::agent

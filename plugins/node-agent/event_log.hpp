@@ -19,8 +19,8 @@ struct PodEvent {
 
 class EventLog {
  public:
-  /// The same reason and message again raises the count and makes the event the newest.
-  void add(std::string_view type, std::string_view reason, std::string_view message, int64_t time);
+  /// The same reason and message again raises the count, which is returned, and makes the event the newest.
+  uint32_t add(std::string_view type, std::string_view reason, std::string_view message, int64_t time);
   const std::vector<PodEvent>& events() const { return events_; }
 
  private:

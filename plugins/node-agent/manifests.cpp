@@ -18,6 +18,8 @@ namespace json = boost::json;
 
 namespace {
 
+constexpr size_t kLongestFileName = 255;
+
 /// The first 16 bytes of SHA-256 over the parts, each with its length, written as a UUID of version 8 (RFC 9562: custom).
 std::string hash_uid(std::initializer_list<std::string_view> parts) {
   std::string input;
@@ -81,6 +83,10 @@ ReadPod read_pod(const document::Document& document, const ReadOptions& options)
     read.problems.push_back({"/spec/nodeName", "names another node, \"" + pod->spec().node_name() + "\": this is \"" +
                                                    options.node + "\""});
   read.problems.insert(read.problems.end(), unsupported.begin(), unsupported.end());
+  // Logs lie in one folder "NAMESPACE_NAME_UID".
+  if (metadata.namespace_().size() + metadata.name().size() + read.wanted.uid.size() + 2 > kLongestFileName)
+    read.problems.push_back(
+        {"/metadata/name", "is too long for the name of a log folder: shorten it or the namespace"});
 
   metadata.set_uid(read.wanted.uid);
   pod->mutable_spec()->set_node_name(options.node);

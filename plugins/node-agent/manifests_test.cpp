@@ -73,6 +73,9 @@ TEST(Manifest, is_refused_whole_with_all_that_is_wrong_and_where) {
               testing::AllOf(HasSubstr("a.yaml:3:12: metadata.name: must be"),
                              HasSubstr("; a.yaml:4:8: spec.containers: at least one")));
   EXPECT_THAT(complaint("apiVersion: v1\nkind: Service\n"), HasSubstr("v1 Service cannot be run from a manifest"));
+  EXPECT_THAT(complaint("apiVersion: v1\nkind: Pod\nmetadata: {name: " + std::string(250, 'a') +
+                        "}\nspec: {containers: [{name: c, image: i}]}"),
+              HasSubstr("metadata.name: is too long for the name of a log folder"));
   EXPECT_THAT(complaint("kind: Pod"), HasSubstr("apiVersion is required"));
   EXPECT_THAT(complaint("- a"), HasSubstr("must be a Pod"));
   EXPECT_THAT(complaint("# nothing\n"), HasSubstr("no manifest in it"));

@@ -1,6 +1,7 @@
 #include "plugins/node-agent/pod_worker.hpp"
 
 #include <algorithm>
+#include <bit>
 #include <charconv>
 
 #include "cri/api.pintle.hpp"
@@ -143,7 +144,9 @@ CallOptions PodWorker::options(std::chrono::nanoseconds timeout) {
 }
 
 void PodWorker::event(PodRun& run, std::string_view type, std::string_view reason, const std::string& message) {
-  run.events.add(type, reason, message, nanoseconds(WallClock::now()));
+  const uint32_t count = run.events.add(type, reason, message, nanoseconds(WallClock::now()));
+  // What goes on happening is logged less and less often: the 1st, 2nd, 4th, 8th time, ...
+  if (!std::has_single_bit(count)) return;
   const LogLevel level = type == "Warning" ? LogLevel::warn : LogLevel::info;
   context_.host.log(level, message, {{"pod", key_}, {"reason", reason}});
 }
