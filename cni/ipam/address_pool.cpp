@@ -1,8 +1,11 @@
 #include "cni/ipam/address_pool.hpp"
 
+#include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cerrno>
 #include <cstdio>
 #include <set>
 
@@ -11,6 +14,10 @@ namespace {
 
 using netlink::IpAddress;
 using netlink::IpPrefix;
+
+constexpr size_t kLargestFile = 256 << 20;
+/// Lines that cancel out are tolerated up to this many besides as many as there are allocations.
+constexpr size_t kSpareLines = 256;
 
 std::string file_name(const IpPrefix& subnet) {
   return subnet.address().to_string() + "-" + std::to_string(subnet.length());
@@ -90,7 +97,11 @@ AddressPool::AddressPool(files::Descriptor folder, std::string path, std::vector
       survivors_(std::move(survivors)),
       on_recovery_(std::move(on_recovery)) {
   for (const AddressRange& range : ranges_) {
-    states_.push_back({.range = range, .file = file_name(range.subnet), .last = range.last});
+    State state;
+    state.range = range;
+    state.name = file_name(range.subnet);
+    state.last = range.last;
+    states_.push_back(std::move(state));
   }
 }
 
@@ -129,15 +140,18 @@ Result<std::vector<AllocatedAddress>> AddressPool::allocate(const AddressOwner& 
     const int family = state.range.subnet.address().family();
     if (failure && !served.contains(family)) failure = exhausted(family);
   }
+  size_t written = 0;
   for (State* state : changed) {
-    if (failure) failure = save(*state);
+    if (failure) failure = append(*state, allocation_line(state->last, owner), 1);
+    if (failure) ++written;
   }
   if (!failure) {
-    for (State* state : changed) {
-      drop(*state, [&](const AddressOwner& other) { return other == owner; });
-      state->text.clear();
+    for (size_t i = 0; i < changed.size(); ++i) {
+      State& state = *changed[i];
+      const auto is_owner = [&](const AddressOwner& other) { return other == owner; };
+      if (i >= written) std::erase_if(state.held, [&](const auto& entry) { return is_owner(entry.second); });
+      if (i < written && !drop(state, is_owner)) unsaved_releases_.push_back(owner);
     }
-    unsaved_releases_.push_back(owner);
     return failure;
   }
   const int first_family = ranges_.front().subnet.address().family();
@@ -153,8 +167,7 @@ Status AddressPool::release(const AddressOwner& owner) {
   if (!lock) return lock.status();
   refresh();
   for (State& state : states_) {
-    if (drop(state, [&](const AddressOwner& other) { return other == owner; }) == 0) continue;
-    if (!save(state)) unsaved_releases_.push_back(owner);
+    if (!drop(state, [&](const AddressOwner& other) { return other == owner; })) unsaved_releases_.push_back(owner);
   }
   return Status::ok();
 }
@@ -166,19 +179,20 @@ Status AddressPool::adopt(const AddressOwner& owner, const std::vector<IpAddress
   refresh();
   Status result;
   for (State& state : states_) {
-    bool changed = false;
+    std::string lines;
+    size_t count = 0;
     for (const IpAddress& address : addresses) {
       if (!state.range.subnet.contains(address)) continue;
       const auto [entry, added] = state.held.emplace(address, owner);
-      changed = changed || added;
-      if (!added && entry->second != owner) {
+      if (added) lines += allocation_line(address, owner);
+      if (added) ++count;
+      if (entry->second != owner) {
         result = already_exists("address " + address.to_string() + " of sandbox " + owner.sandbox +
                                 " is recorded for sandbox " + entry->second.sandbox + " of " + entry->second.holder);
       }
     }
-    if (changed) {
-      if (Status saved = save(state); !saved) return saved;
-    }
+    if (count == 0) continue;
+    if (Status saved = append(state, lines, count); !saved) return saved;
   }
   return result;
 }
@@ -195,8 +209,7 @@ Result<std::vector<AddressOwner>> AddressPool::collect(std::string_view holder,
     for (const auto& [address, owner] : state.held) {
       if (is_gone(owner)) gone.insert(owner);
     }
-    if (drop(state, is_gone) == 0) continue;
-    if (Status saved = save(state); !saved) return saved;
+    if (Status saved = drop(state, is_gone); !saved) return saved;
   }
   return std::vector<AddressOwner>(gone.begin(), gone.end());
 }
@@ -216,52 +229,151 @@ Result<std::vector<HeldAddress>> AddressPool::list() {
 void AddressPool::refresh() {
   for (State& state : states_) refresh(state);
   const std::vector<AddressOwner> releases = std::exchange(unsaved_releases_, {});
+  if (releases.empty()) return;
   const auto was_released = [&](const AddressOwner& owner) {
     return std::find(releases.begin(), releases.end(), owner) != releases.end();
   };
-  for (State& state : states_) {
-    if (releases.empty() || drop(state, was_released) == 0 || save(state)) continue;
-    unsaved_releases_ = releases;
-  }
+  bool all_saved = true;
+  for (State& state : states_) all_saved = drop(state, was_released) && all_saved;
+  if (!all_saved) unsaved_releases_ = releases;
 }
 
 void AddressPool::refresh(State& state) {
-  const Result<std::string> text = files::read_file(folder_.get(), state.file);
-  if (!text && text.status().code() == Code::not_found)
-    return rebuild(state, state.text.empty() ? "" : "it has vanished");
-  if (text && !text->empty() && *text == state.text) return;
+  struct stat now {};
+  if (fstatat(folder_.get(), state.name.c_str(), &now, AT_SYMLINK_NOFOLLOW) != 0) {
+    const bool had_it = state.file.valid();
+    state.file.reset();
+    if (had_it || !state.was_read) rebuild(state, had_it ? "it has vanished" : "");
+    return;
+  }
+  if (state.file.valid() && now.st_ino == state.inode && static_cast<uint64_t>(now.st_size) == state.size) return;
+  const Status status = read(state);
+  if (!status) return rebuild(state, status.message());
+  if (!std::exchange(state.was_read, true)) add_survivors(state);
+}
 
-  const Result<RangeFile> file = text ? read_range_file(*text) : Result<RangeFile>(text.status());
-  if (!file) return rebuild(state, file.status().message());
-  if (file->subnet != state.range.subnet) return rebuild(state, "it is of subnet " + file->subnet.to_string());
-  state.text = *text;
-  state.last = file->last;
-  state.held = file->held;
-  if (file->boot != boot_) state.held.clear();
+/// Only what was appended since, if the file is the same.
+Status AddressPool::read(State& state) {
+  struct stat now {};
+  Result<files::Descriptor> file = files::open_at(folder_.get(), state.name, O_RDWR | O_APPEND | O_NOFOLLOW);
+  if (!file) return file.status();
+  if (fstat(file->get(), &now) != 0) return status_from_errno(errno, "look at it");
+  const bool is_same = state.file.valid() && now.st_ino == state.inode;
+  if (is_same && static_cast<uint64_t>(now.st_size) < state.size) return data_loss("it was cut");
+  const uint64_t start = is_same ? state.size : 0;
+  if (lseek(file->get(), static_cast<off_t>(start), SEEK_SET) < 0) return status_from_errno(errno, "read it");
+  const Result<std::string> text = files::read_all(file->get(), kLargestFile);
+  if (!text) return text.status();
+
+  size_t used = 0;
+  if (is_same) {
+    RangeFile tail{.subnet = state.range.subnet,
+                   .boot = boot_,
+                   .last = state.last,
+                   .held = std::move(state.held),
+                   .lines = state.lines};
+    const Result<size_t> applied = apply_lines(*text, tail);
+    state.held = std::move(tail.held);
+    if (!applied) return applied.status();
+    used = *applied;
+    state.last = tail.last;
+    state.lines = tail.lines;
+  } else {
+    Result<RangeFile> whole = read_range_file(*text, used);
+    if (!whole) return whole.status();
+    if (whole->subnet != state.range.subnet) return data_loss("it is of subnet " + whole->subnet.to_string());
+    state.last = whole->last;
+    state.lines = whole->lines;
+    state.held = std::move(whole->held);
+    state.file = std::move(*file);
+    state.inode = now.st_ino;
+    if (whole->boot != boot_) {
+      state.held.clear();
+      if (!compact(state)) state.file.reset();
+      return Status::ok();
+    }
+  }
+  state.size = start + used;
+  // A line without its end is of a process that was stopped while it wrote: nobody has been told of it.
+  if (used < text->size() && ftruncate(state.file.get(), static_cast<off_t>(state.size)) != 0) {
+    return status_from_errno(errno, "cut a torn line off");
+  }
+  return Status::ok();
 }
 
 void AddressPool::rebuild(State& state, const std::string& why) {
   if (!why.empty()) {
-    renameat(folder_.get(), state.file.c_str(), folder_.get(), (state.file + ".damaged").c_str());
-    if (on_recovery_) {
-      on_recovery_("address file " + path_ + "/" + state.file + " was set aside and built anew: " + why);
-    }
+    renameat(folder_.get(), state.name.c_str(), folder_.get(), (state.name + ".damaged").c_str());
+    if (on_recovery_)
+      on_recovery_("address file " + path_ + "/" + state.name + " was set aside and built anew: " + why);
   }
-  for (const HeldAddress& survivor : survivors_ ? survivors_() : std::vector<HeldAddress>()) {
-    if (state.range.subnet.contains(survivor.address)) state.held.emplace(survivor.address, survivor.owner);
-  }
+  state.file.reset();
+  state.was_read = true;
   // A full disk is met again, and told, by whoever changes something.
-  if (!state.held.empty() || !why.empty()) (void)save(state).is_ok();
+  if (!state.held.empty()) (void)compact(state).is_ok();
+  add_survivors(state);
 }
 
-Status AddressPool::save(State& state) {
-  state.text.clear();
-  std::string text =
-      write_range_file({.subnet = state.range.subnet, .boot = boot_, .last = state.last, .held = state.held});
-  const Status status = files::write_file(folder_.get(), state.file, text, files::Durability::cached);
-  if (!status) return status.with_context("record addresses of " + state.range.subnet.to_string());
-  state.text = std::move(text);
+void AddressPool::add_survivors(State& state) {
+  std::string lines;
+  size_t count = 0;
+  for (const HeldAddress& survivor : survivors_ ? survivors_() : std::vector<HeldAddress>()) {
+    if (!state.range.subnet.contains(survivor.address)) continue;
+    if (!state.held.emplace(survivor.address, survivor.owner).second) continue;
+    lines += allocation_line(survivor.address, survivor.owner);
+    ++count;
+  }
+  if (count > 0) (void)append(state, lines, count).is_ok();
+}
+
+Status AddressPool::append(State& state, const std::string& lines, size_t count) {
+  if (!state.file.valid()) return compact(state);
+  if (state.lines + count > 2 * state.held.size() + kSpareLines && compact(state)) return Status::ok();
+  const Status written = files::write_all(state.file.get(), lines);
+  if (!written) {
+    // The next reader would cut half a line off, too.
+    if (ftruncate(state.file.get(), static_cast<off_t>(state.size)) != 0) state.file.reset();
+    return written.with_context("record addresses of " + state.range.subnet.to_string());
+  }
+  state.size += lines.size();
+  state.lines += count;
   return Status::ok();
+}
+
+Status AddressPool::compact(State& state) {
+  std::string text = first_line(state.range.subnet, boot_);
+  for (const auto& [address, owner] : state.held) text += allocation_line(address, owner);
+  text += last_line(state.last);
+  Status status = files::write_file(folder_.get(), state.name, text, files::Durability::cached);
+  if (!status) return status.with_context("record addresses of " + state.range.subnet.to_string());
+  Result<files::Descriptor> file = files::open_at(folder_.get(), state.name, O_RDWR | O_APPEND | O_NOFOLLOW);
+  struct stat now {};
+  if (!file) return file.status();
+  if (fstat(file->get(), &now) != 0) return status_from_errno(errno, "look at " + path_ + "/" + state.name);
+  state.file = std::move(*file);
+  state.inode = now.st_ino;
+  state.size = text.size();
+  state.lines = state.held.size() + 1;
+  return Status::ok();
+}
+
+Status AddressPool::drop(State& state, const std::function<bool(const AddressOwner&)>& condition) {
+  std::string lines;
+  size_t count = 0;
+  for (auto entry = state.held.begin(); entry != state.held.end();) {
+    if (!condition(entry->second)) {
+      ++entry;
+      continue;
+    }
+    lines += release_line(entry->first);
+    ++count;
+    entry = state.held.erase(entry);
+  }
+  if (count == 0) return Status::ok();
+  const Status status = append(state, lines, count);
+  // The file knows more than we do now: it is read again before it is used again.
+  if (!status) state.file.reset();
+  return status;
 }
 
 std::optional<IpAddress> AddressPool::find_free(const State& state) const {
@@ -289,10 +401,6 @@ Status AddressPool::exhausted(int family) const {
   }
   return resource_exhausted("no free address in " + subnets + ": " + std::to_string(held) +
                             " are held; widen podCIDR or add another one");
-}
-
-size_t AddressPool::drop(State& state, const std::function<bool(const AddressOwner&)>& condition) const {
-  return std::erase_if(state.held, [&](const auto& entry) { return condition(entry.second); });
 }
 
 }  // namespace pintle::cni

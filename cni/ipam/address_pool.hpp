@@ -18,14 +18,16 @@
 /// Life cycle of an address: free --allocate--> held --release, or collect--> free. `allocate` again with the same
 /// owner and holder answers the same addresses again.
 ///
-/// On disk: one text file for each subnet, "10.85.0.0-16". It is replaced as a whole (written aside, then renamed) and
-/// ends with a checksum. It is not synced: an allocation means something only as long as its network namespace lives,
-/// which is until the machine goes down, and the page cache outlives every process. A synced file would add 0.2 to 20
-/// ms to the start of each pod and buy nothing. The file names the boot it belongs to; after the next boot its
-/// allocations are void, and only `last` is kept.
+/// On disk: one text file for each subnet, "10.85.0.0-16": a first line that names it, then a line for each allocation and release,
+/// appended; now and then it is written anew without what cancels out, and renamed into place. Each line ends with its checksum.
+/// Appending costs 0.02 ms and replacing 0.3 ms (ext4 allocates the new blocks and frees the old ones at the rename).
+/// Nothing is synced: an allocation means something only as long as its network namespace lives, which is until the
+/// machine goes down, and the page cache outlives every process. Syncing would add 0.2 to 20 ms to the start of each pod
+/// and buy nothing. The first line names the boot it belongs to; after the next boot allocations are void, and only `last` is kept.
 ///
-/// A file that is truncated, torn or of somebody else is set aside as "10.85.0.0-16.damaged" and built anew from what
-/// this process had read of it before, and from `survivors`: what the machine itself shows to be in use.
+/// A file that is torn, damaged or of somebody else is set aside as "10.85.0.0-16.damaged" and built anew from what this process
+/// had read of it before. Whenever a process reads a file for the first time, it adds the `survivors`: what the machine itself shows to
+/// be in use; so a file that lost its last lines is made whole as well.
 ///
 ///     auto pool = AddressPool::open(folder, {*AddressRange::of(subnet)}, survivors, log);
 ///     auto addresses = (*pool)->allocate({"network-bridge@1", "4f2a...", "eth0"});
@@ -79,7 +81,7 @@ struct HeldAddress {
 /// Thread-safe; calls wait for one another and for other processes.
 class AddressPool {
  public:
-  /// What is in use by the look of the machine; asked only when a file has to be built anew.
+  /// What is in use by the look of the machine; asked when a file is read for the first time, or has to be built anew.
   using Survivors = std::function<std::vector<HeldAddress>()>;
   /// Told what was set aside and why: one line for a log.
   using OnRecovery = std::function<void(const std::string&)>;
@@ -107,8 +109,12 @@ class AddressPool {
  private:
   struct State {
     AddressRange range;
-    std::string file;
-    std::string text;  // of the file as it was read or written last; empty: unknown
+    std::string name;        // of the file
+    files::Descriptor file;  // as long as it is open its inode is not used for another
+    uint64_t inode = 0;
+    uint64_t size = 0;  // of what has been read or written of it
+    size_t lines = 0;
+    bool was_read = false;
     netlink::IpAddress last;
     std::map<netlink::IpAddress, AddressOwner> held;
   };
@@ -117,11 +123,18 @@ class AddressPool {
               OnRecovery on_recovery);
   void refresh();
   void refresh(State& state);
+  Status read(State& state);
   void rebuild(State& state, const std::string& why);
-  Status save(State& state);
+  void add_survivors(State& state);
+  /// Appends lines to the file, or makes it.
+  Status append(State& state, const std::string& lines, size_t count);
+  /// Writes the file anew.
+  Status compact(State& state);
+  /// Takes addresses from the owners that the condition names, on disk as well; how many. When the disk is full they are taken in memory and
+  /// the status says so.
+  Status drop(State& state, const std::function<bool(const AddressOwner&)>& condition);
   std::optional<netlink::IpAddress> find_free(const State& state) const;
   Status exhausted(int family) const;
-  size_t drop(State& state, const std::function<bool(const AddressOwner&)>& condition) const;
 
   std::mutex mutex_;
   files::Descriptor folder_;
@@ -134,15 +147,23 @@ class AddressPool {
   OnRecovery on_recovery_;
 };
 
-/// The text of a range's file and back: separate for tests and the fuzzer. `boot`: this boot's id.
+/// The lines of a range's file; apart for tests and the fuzzer.
 struct RangeFile {
   netlink::IpPrefix subnet;
   std::string boot;
   netlink::IpAddress last;
   std::map<netlink::IpAddress, AddressOwner> held;
+  size_t lines = 0;
 };
-std::string write_range_file(const RangeFile& file);
-/// DATA_LOSS says what is wrong with it.
-Result<RangeFile> read_range_file(std::string_view text);
+std::string first_line(const netlink::IpPrefix& subnet, std::string_view boot);
+/// Where the search for a free address goes on, when no allocation says it.
+std::string last_line(const netlink::IpAddress& address);
+std::string allocation_line(const netlink::IpAddress& address, const AddressOwner& owner);
+std::string release_line(const netlink::IpAddress& address);
+/// Applies whole lines behind the first to `held` and `last`; returns how many bytes that was: a line without its end is left.
+/// DATA_LOSS says what is wrong with one.
+Result<size_t> apply_lines(std::string_view text, RangeFile& file);
+/// The whole text, with `used` bytes of whole lines.
+Result<RangeFile> read_range_file(std::string_view text, size_t& used);
 
 }  // namespace pintle::cni

@@ -30,7 +30,10 @@ class AddressPoolTest : public ::testing::Test {
     ASSERT_NE(mkdtemp(name.data()), nullptr);
     folder_ = name;
   }
-  void TearDown() override { std::filesystem::remove_all(folder_); }
+  void TearDown() override {
+    umount2((folder_ / "small").c_str(), MNT_DETACH);
+    std::filesystem::remove_all(folder_);
+  }
 
   std::unique_ptr<AddressPool> open(std::vector<AddressRange> ranges) {
     auto pool = AddressPool::open(
@@ -150,40 +153,75 @@ TEST_F(AddressPoolTest, CollectReleasesOnlyTheHoldersOwnLosses) {
   EXPECT_THAT(*pool->list(), SizeIs(2));
 }
 
-TEST_F(AddressPoolTest, ATruncatedFileIsSetAsideAndBuiltFromWhatTheMachineShows) {
+TEST_F(AddressPoolTest, ATruncatedFileIsMadeWholeFromWhatTheMachineShows) {
+  const auto path = folder_ / "10.85.0.0-24";
   take(*open({range("10.85.0.0/24")}), pod("a"));
-  std::filesystem::resize_file(folder_ / "10.85.0.0-24", 60);
+  const auto whole = std::filesystem::file_size(path);
   survivors_ = {{*IpAddress::parse("10.85.0.2"), pod("a")}, {*IpAddress::parse("10.99.0.2"), pod("x")}};
-  auto pool = open({range("10.85.0.0/24")});
-  EXPECT_THAT(take(*pool, pod("b")), ElementsAre("10.85.0.3/24 by 10.85.0.1"));
-  EXPECT_THAT(take(*pool, pod("a")), ElementsAre("10.85.0.2/24 by 10.85.0.1"));
-  ASSERT_THAT(recovered_, SizeIs(1));
-  EXPECT_THAT(recovered_[0], HasSubstr("10.85.0.0-24"));
-  EXPECT_TRUE(std::filesystem::exists(folder_ / "10.85.0.0-24.damaged"));
+  for (uintmax_t size = 0; size < whole; ++size) {
+    std::filesystem::remove(path);
+    survivors_.resize(1);
+    {
+      auto pool = open({range("10.85.0.0/24")});
+      ASSERT_TRUE(pool->list());
+    }
+    ASSERT_GE(std::filesystem::file_size(path), size);
+    std::filesystem::resize_file(path, size);
+    auto pool = open({range("10.85.0.0/24")});
+    EXPECT_THAT(take(*pool, pod("b")), ElementsAre(::testing::Not("10.85.0.2/24 by 10.85.0.1"))) << size;
+    EXPECT_THAT(take(*pool, pod("a")), ElementsAre("10.85.0.2/24 by 10.85.0.1")) << size;
+  }
+  EXPECT_THAT(recovered_, ::testing::Contains(HasSubstr("10.85.0.0-24")));
 }
 
-TEST_F(AddressPoolTest, EveryKindOfDamageIsRecoveredFromWithoutAHand) {
-  for (const std::string& damage :
-       {std::string(), std::string("{}\n"), std::string(100'000, '\0'), std::string("end \n")}) {
+TEST_F(AddressPoolTest, ADamagedFileIsSetAside) {
+  const auto path = folder_ / "10.85.0.0-24";
+  take(*open({range("10.85.0.0/24")}), pod("a"));
+  std::string text = file("10.85.0.0-24");
+  text[text.size() / 2] ^= 1;
+  std::ofstream(path, std::ios::trunc) << text;
+  EXPECT_THAT(take(*open({range("10.85.0.0/24")}), pod("b")), ElementsAre("10.85.0.2/24 by 10.85.0.1"));
+  ASSERT_THAT(recovered_, SizeIs(1));
+  EXPECT_THAT(recovered_[0], HasSubstr("10.85.0.0-24"));
+  EXPECT_EQ(file("10.85.0.0-24.damaged"), text);
+}
+
+TEST_F(AddressPoolTest, EveryKindOfDamageUnderARunningProcessIsRecoveredFromWithoutAHand) {
+  for (const std::string& damage : {std::string(), std::string("{}\n"), std::string(100'000, '\0'), std::string("x")}) {
     auto pool = open({range("10.85.0.0/24")});
     take(*pool, pod("a"));
     std::ofstream(folder_ / "10.85.0.0-24", std::ios::trunc) << damage;
     EXPECT_THAT(take(*pool, pod("a")), ElementsAre("10.85.0.2/24 by 10.85.0.1")) << "this process had read it before";
     std::filesystem::remove(folder_ / "10.85.0.0-24");
     EXPECT_THAT(take(*pool, pod("a")), ElementsAre("10.85.0.2/24 by 10.85.0.1"));
+    EXPECT_THAT(take(*open({range("10.85.0.0/24")}), pod("a")), ElementsAre("10.85.0.2/24 by 10.85.0.1"));
   }
 }
 
 TEST_F(AddressPoolTest, AllocationsOfAnEarlierBootAreVoid) {
-  RangeFile old{.subnet = *IpPrefix::parse("10.85.0.0/24"),
-                .boot = "another",
-                .last = *IpAddress::parse("10.85.0.9"),
-                .held = {}};
-  old.held.emplace(*IpAddress::parse("10.85.0.9"), pod("a"));
-  std::ofstream(folder_ / "10.85.0.0-24") << write_range_file(old);
+  std::ofstream(folder_ / "10.85.0.0-24") << first_line(*IpPrefix::parse("10.85.0.0/24"), "another")
+                                          << allocation_line(*IpAddress::parse("10.85.0.9"), pod("a"));
   auto pool = open({range("10.85.0.0/24")});
   EXPECT_THAT(*pool->list(), SizeIs(0));
   EXPECT_THAT(take(*pool, pod("b")), ElementsAre("10.85.0.10/24 by 10.85.0.1"));
+  EXPECT_THAT(*open({range("10.85.0.0/24")})->list(), SizeIs(1));
+}
+
+TEST_F(AddressPoolTest, TwoProcessesSeeEachOthersChangesAndTheFileStaysSmall) {
+  auto one = open({range("10.85.0.0/24")}), other = open({range("10.85.0.0/24")});
+  for (int i = 0; i < 2000; ++i) {
+    AddressPool& pool = i % 3 == 0 ? *other : *one;
+    const std::string sandbox = "p" + std::to_string(i);
+    ASSERT_TRUE(pool.allocate(pod(sandbox)));
+    if (i >= 5) {
+      ASSERT_TRUE((i % 2 == 0 ? one : other)->release(pod("p" + std::to_string(i - 5))));
+    }
+  }
+  EXPECT_THAT(*one->list(), SizeIs(5));
+  EXPECT_THAT(*other->list(), SizeIs(5));
+  EXPECT_THAT(*open({range("10.85.0.0/24")})->list(), SizeIs(5));
+  EXPECT_LT(std::filesystem::file_size(folder_ / "10.85.0.0-24"), 32u << 10);
+  EXPECT_THAT(recovered_, SizeIs(0));
 }
 
 TEST_F(AddressPoolTest, AdoptRecordsWhatIsInUseAndNamesConflicts) {
@@ -206,25 +244,23 @@ TEST_F(AddressPoolTest, AFullDiskRefusesAllocationAndForgetsNoRelease) {
   const auto small = folder_ / "small";
   std::filesystem::create_directory(small);
   ASSERT_EQ(mount("tmpfs", small.c_str(), "tmpfs", 0, "size=64k"), 0);
-  {
-    auto opened = AddressPool::open(small, {range("10.85.0.0/24")}, nullptr, nullptr);
-    ASSERT_TRUE(opened);
-    AddressPool& pool = **opened;
-    ASSERT_TRUE(pool.allocate(pod("a")));
-    {
-      std::ofstream filler(small / "filler");
-      filler << std::string(1 << 20, 'x');
-    }
-    Result<std::vector<AllocatedAddress>> refused = pool.allocate(pod("b"));
-    ASSERT_FALSE(refused);
-    EXPECT_EQ(refused.status().code(), Code::resource_exhausted) << refused.status().to_string();
-    EXPECT_TRUE(pool.release(pod("a")));
-    std::filesystem::remove(small / "filler");
-    EXPECT_THAT(*pool.list(), SizeIs(0));
-    auto reopened = AddressPool::open(small, {range("10.85.0.0/24")}, nullptr, nullptr);
-    EXPECT_THAT(*(*reopened)->list(), SizeIs(0)) << "the release was written when there was room again";
-  }
-  umount2(small.c_str(), MNT_DETACH);
+  auto opened = AddressPool::open(small, {range("10.85.0.0/16")}, nullptr, nullptr);
+  ASSERT_TRUE(opened);
+  AddressPool& pool = **opened;
+  ASSERT_TRUE(pool.allocate(pod("a")));
+  std::ofstream(small / "filler") << std::string(1 << 20, 'x');
+  Status status;
+  size_t given = 1;  // until the file's last page is full
+  for (; status && given < 10'000; ++given) status = pool.allocate(pod("b" + std::to_string(given))).status();
+  EXPECT_EQ(status.code(), Code::resource_exhausted) << status.to_string();
+  --given;
+  EXPECT_THAT(*pool.list(), SizeIs(given)) << "the refused one is not held";
+  ASSERT_TRUE(pool.release(pod("a"))) << "never fails for the lack of room";
+  EXPECT_THAT(*pool.list(), SizeIs(given - 1));
+  std::filesystem::remove(small / "filler");
+  EXPECT_THAT(*pool.list(), SizeIs(given - 1));
+  auto reopened = AddressPool::open(small, {range("10.85.0.0/16")}, nullptr, nullptr);
+  EXPECT_THAT(*(*reopened)->list(), SizeIs(given - 1)) << "the release was written when there was room again";
 }
 
 TEST_F(AddressPoolTest, ProcessesThatAreKilledAtAnyMomentNeverShareAnAddress) {
@@ -271,19 +307,34 @@ TEST_F(AddressPoolTest, ProcessesThatAreKilledAtAnyMomentNeverShareAnAddress) {
 }
 
 TEST(RangeFile, IsReadBackAndAnyFlippedByteIsNoticed) {
-  RangeFile file{
-      .subnet = *IpPrefix::parse("fd00:85::/64"), .boot = "b", .last = *IpAddress::parse("fd00:85::9"), .held = {}};
-  file.held.emplace(*IpAddress::parse("fd00:85::9"), AddressOwner{"bridge@1", "a", "eth0"});
-  const std::string text = write_range_file(file);
-  Result<RangeFile> back = read_range_file(text);
+  const AddressOwner owner{"bridge@1", "a", "eth0"};
+  const IpAddress held = *IpAddress::parse("fd00:85::9");
+  const std::string text = first_line(*IpPrefix::parse("fd00:85::/64"), "b") + allocation_line(held, owner) +
+                           allocation_line(*held.plus(1), owner) + release_line(*held.plus(1)) +
+                           last_line(*held.plus(4));
+  size_t used = 0;
+  Result<RangeFile> back = read_range_file(text, used);
   ASSERT_TRUE(back) << back.status().to_string();
-  EXPECT_EQ(back->held, file.held);
-  EXPECT_EQ(back->last, file.last);
+  EXPECT_EQ(used, text.size());
+  EXPECT_EQ(back->held, (std::map<IpAddress, AddressOwner>{{held, owner}}));
+  EXPECT_EQ(back->last.to_string(), "fd00:85::d");
   for (size_t i = 0; i < text.size(); ++i) {
     std::string flipped = text;
     flipped[i] = static_cast<char>(flipped[i] ^ 1);
-    EXPECT_FALSE(read_range_file(flipped)) << i;
-    EXPECT_FALSE(read_range_file(text.substr(0, i))) << i;
+    const Result<RangeFile> damaged = read_range_file(flipped, used);
+    EXPECT_TRUE(!damaged || used < text.size()) << i;
+  }
+}
+
+TEST(RangeFile, LinesThatMakeNoSenseAreRefused) {
+  const std::string first = first_line(*IpPrefix::parse("10.85.0.0/24"), "b");
+  const AddressOwner owner{"bridge@1", "a", "eth0"};
+  const IpAddress address = *IpAddress::parse("10.85.0.2");
+  for (const std::string& lines :
+       {allocation_line(address, owner) + allocation_line(address, owner), release_line(address),
+        allocation_line(*IpAddress::parse("10.86.0.2"), owner), std::string("\n")}) {
+    size_t used = 0;
+    EXPECT_EQ(read_range_file(first + lines, used).status().code(), Code::data_loss) << lines;
   }
 }
 

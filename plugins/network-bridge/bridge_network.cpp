@@ -145,28 +145,38 @@ std::vector<int> BridgeNetwork::change_descriptors() const {
   return {route_changes_.descriptor(), filter_changes_.descriptor()};
 }
 
+/// Of the many messages that pods' coming and going makes, none does; so a quiet node costs nothing and a busy one little.
 Status BridgeNetwork::follow_changes() {
   bool concerned = false;
   {
     const std::lock_guard guard(mutex_);
-    const bool all_routes =
-        route_changes_.drain([&](const nlmsghdr& message) { concerned = concerned || concerns(message); });
+    std::set<std::string> links;
+    const bool all_routes = route_changes_.drain([&](const nlmsghdr& message) {
+      if (std::optional<Link> link = netlink::parse_link(message)) {
+        links.insert(std::move(link->name));
+      } else {
+        concerned = concerned || concerns(message);
+      }
+    });
     const bool all_filters = filter_changes_.drain([&](const nlmsghdr& message) {
       const std::optional<nftables::Change> change = nftables::parse_change(message);
       concerned = concerned || (change && concerns_packet_filter(*change, foreign_tables_));
     });
     concerned = concerned || !all_routes || !all_filters;
+    for (const std::string& name : links) concerned = concerned || is_link_wrong(name);
   }
   return concerned ? converge() : Status::ok();
 }
 
-/// Of the many messages that pods' coming and going makes, none does; so a quiet node costs nothing and a busy one little.
+/// By what it is now: the messages also tell of all that it was while we made it.
+bool BridgeNetwork::is_link_wrong(const std::string& name) {
+  const bool is_bridge = name == config_.bridge;
+  if (!is_bridge && !attachments_.contains(name)) return false;
+  const Result<Link> link = netlink::find_link(routes_, name);
+  return !link || !link->is_up() || (is_bridge ? link->index : link->master) != bridge_index_;
+}
+
 bool BridgeNetwork::concerns(const nlmsghdr& message) const {
-  if (const std::optional<Link> link = netlink::parse_link(message)) {
-    const bool gone = message.nlmsg_type == RTM_DELLINK || !link->is_up();
-    if (link->name == config_.bridge || link->index == bridge_index_) return gone || link->index != bridge_index_;
-    return attachments_.contains(link->name) && (gone || link->master != bridge_index_);
-  }
   switch (message.nlmsg_type) {
     case RTM_DELADDR: {
       const auto* header = netlink::payload_header<ifaddrmsg>(message);

@@ -142,6 +142,7 @@ class BridgeNetwork {
   Status release_node();
   uint32_t default_mtu();
   bool concerns(const nlmsghdr& message) const;
+  bool is_link_wrong(const std::string& name);
 
   // What belongs to pods.
   Status load_attachments(const std::vector<netlink::Link>& links);
