@@ -150,7 +150,8 @@ std::vector<Candidate> values(const std::string& type, Context& context, const s
     for (const std::string& name : image_names(context)) candidates.push_back({name, ""});
     return candidates;
   }
-  if (type == "FILE" || type == "FOLDER") return words_of({":files"});
+  if (type == "LANGUAGE") return words_of({"c++", "c"});
+  if (type == "FILE" || type == "DIR") return words_of({":files"});
   return {};
 }
 

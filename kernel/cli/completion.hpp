@@ -4,8 +4,8 @@
 ///
 /// The shells' scripts (`pintle completion bash|zsh|fish`) hold no words: at every Tab they ask `pintle __complete WORD...`, whose last
 /// word is the one being written, and get one candidate a line, a description after a tab. Commands and options come from the
-/// application; values by the type name of the option or positional: PLUGIN, POD, CONTAINER, PROFILE, IMAGE, LEVEL, FORMAT and SHELL
-/// are asked of the daemon, the profile folders or are known; FILE, FOLDER and what is not known are left to the shell, which is told
+/// application; values by the type name of the option or positional: PLUGIN, POD, CONTAINER, PROFILE, IMAGE, LEVEL, FORMAT, LANGUAGE and SHELL
+/// are asked of the daemon, the profile folders or are known; FILE, DIR and what is not known are left to the shell, which is told
 /// so by the candidate ":files".
 
 #include <CLI/App.hpp>

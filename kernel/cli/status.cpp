@@ -68,11 +68,12 @@ int show_status(Context& context, const NoOptions&) {
   if (context.printed(status)) return ready ? exit_ok : exit_unavailable;
 
   const json::array& plugins = list_member(status, "plugins");
-  size_t not_ready = 0;
+  size_t not_ready = 0, wanted = 0;
   for (const json::value& plugin : plugins) {
-    if (flag_member(plugin, "required", true) && !flag_member(plugin, "ready") &&
-        text_member(plugin, "state") != "retiring")
-      ++not_ready;
+    const std::string plugin_state = text_member(plugin, "state");
+    if (!flag_member(plugin, "required", true) || plugin_state == "retiring" || plugin_state == "skipped") continue;
+    ++wanted;
+    if (!flag_member(plugin, "ready")) ++not_ready;
   }
   const std::string version = text_member(status, "version"), state = text_member(status, "state");
   const int64_t pid = integer_member(status, "pid");
