@@ -106,7 +106,7 @@ struct Reactor::State {
     poll.assign(epoll);
   }
 
-  void run_thread() {
+  void enlist() {
     ThreadState* mine = nullptr;
     {
       std::lock_guard lock(threads_lock);
@@ -114,6 +114,10 @@ struct Reactor::State {
     }
     mine->tid = static_cast<int32_t>(syscall(SYS_gettid));
     set_current_thread(mine);
+  }
+
+  void run_thread() {
+    enlist();
     io.run();
     set_current_thread(nullptr);
   }
@@ -300,6 +304,8 @@ void Reactor::start() {
   state_->watchdog = std::thread([this] { state_->watch_lanes(); });
   pthread_setname_np(state_->watchdog.native_handle(), "watchdog");
 }
+
+void Reactor::enlist() { state_->enlist(); }
 
 void Reactor::stop() {
   {

@@ -40,6 +40,8 @@ class Reactor {
   Reactor& operator=(const Reactor&) = delete;
 
   void start();
+  /// The calling thread takes turns as well from now on, and the watchdog looks after it.
+  void enlist();
   /// Ends and joins all threads but the caller's. What is queued is dropped. Idempotent.
   void stop();
   /// Called on the watchdog's thread. Set before `start`.

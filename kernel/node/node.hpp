@@ -93,6 +93,8 @@ struct Unit {
   bool finished = false;  // it retires and owns nothing any more
   bool restart = false;   // go down, then up again with the present plan
   std::shared_ptr<ChildProcess> child;
+  uint64_t child_serial = 0;          // of its newest child: the end of an older one is no news
+  std::function<void()> after_child;  // what waits for the child's end
   files::Lock lock;
   struct Bound {
     Unit* provider;

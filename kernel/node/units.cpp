@@ -84,9 +84,9 @@ void Node::bring_up(Unit& unit) {
     ChildOptions child_options;
     child_options.plugin_host = options_.plugin_host;
     child_options.plugin = &*unit.plugin;
-    child_options.on_death = [this, &unit, attempt](std::string reason) {
-      on_lane([this, &unit, attempt, reason = std::move(reason)] {
-        if (unit.attempt == attempt || unit.state == UnitState::draining) died(unit, reason);
+    child_options.on_death = [this, &unit, serial = ++unit.child_serial](std::string reason) {
+      on_lane([this, &unit, serial, reason = std::move(reason)] {
+        if (unit.child_serial == serial) died(unit, reason);
       });
     };
     Result<std::shared_ptr<ChildProcess>> child = ChildProcess::start(*this, *unit.instance, std::move(child_options));
@@ -179,7 +179,11 @@ void Node::take_down(Unit& unit, UnitState end, const std::string& reason) {
   };
   auto close = [this, &unit, end, reason] {
     unit.instance->close(unit.key + " has stopped", [this, &unit, end, reason] {
-      on_lane([this, &unit, end, reason] { torn_down(unit, end, reason); });
+      on_lane([this, &unit, end, reason] {
+        if (unit.child == nullptr) return torn_down(unit, end, reason);
+        unit.after_child = [this, &unit, end, reason] { torn_down(unit, end, reason); };
+        unit.child->kill("it has stopped");
+      });
     });
   };
   auto stop = [this, &unit, attempt, step, close](bool) {
@@ -206,7 +210,6 @@ void Node::torn_down(Unit& unit, UnitState end, const std::string& reason) {
   for (auto& list : unit.bound)
     for (const Unit::Bound& bound : list) engine_.unbind(bound.binding_id);
   unit.bound.clear();
-  unit.child.reset();
   unit.lock = {};
   if (unit.restart) {
     unit.restart = false;
@@ -224,9 +227,11 @@ void Node::torn_down(Unit& unit, UnitState end, const std::string& reason) {
 
 void Node::fail_unit(Unit& unit, const std::string& reason) {
   ++unit.attempt;
+  if (unit.child != nullptr) unit.child->kill("it could not start");
   unit.child.reset();
+  ++unit.child_serial;
   unit.lock = {};
-  if (unit.restart) unit.restart = false;
+  unit.restart = false;
   const uint64_t delay =
       std::min<uint64_t>(30 * second, (200 * millisecond) << std::min<uint32_t>(unit.failures++, 10));
   unit.not_before = now_ns() + delay;
@@ -238,6 +243,8 @@ void Node::fail_unit(Unit& unit, const std::string& reason) {
 
 void Node::died(Unit& unit, const std::string& reason) {
   ++unit.attempt;
+  unit.child.reset();
+  if (unit.after_child) return std::exchange(unit.after_child, nullptr)();
   const bool was_going = unit.state == UnitState::draining;
   const uint64_t now = now_ns();
   unit.deaths.erase(
@@ -248,10 +255,10 @@ void Node::died(Unit& unit, const std::string& reason) {
   rebind();
   unit.instance->close(unit.key + " is unavailable: " + reason, [this, &unit, was_going, reason] {
     on_lane([this, &unit, was_going, reason] {
-      if (was_going) return torn_down(unit, UnitState::stopped, {});
+      const bool meant = shutting_down_ || !unit.wanted || unit.finished || unit.restart;
+      if (was_going) return torn_down(unit, meant ? UnitState::stopped : UnitState::failed, meant ? "" : reason);
       unit.open = false;
       unit.bound.clear();
-      unit.child.reset();
       unit.lock = {};
       ++unit.restarts;
       if (unit.deaths.size() >= deaths_to_quarantine) {
