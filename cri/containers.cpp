@@ -237,6 +237,8 @@ Task<Status> Containers::start(CallContext context, std::shared_ptr<Container> c
     // The backend was not reached: the container is as it was.
     if (code == Code::unavailable || code == Code::resource_exhausted) co_return started.status();
     exited(container, now_ns(), kStartErrorCode, "StartError", started.status().message());
+    // Should it have come to life all the same, it must not run on as one that has ended.
+    engine_.background("kill container " + record.id() + " whose start failed", kill_quietly(container));
     co_return started.status().with_context("start container \"" + record.config().metadata().name() + "\"");
   }
   record.set_started(true);
@@ -296,6 +298,13 @@ Task<Status> Containers::signal(std::shared_ptr<Container> container, int number
   auto signalling = runtime->SignalContainer(request, std::move(options));
   Result<runtime_api::SignalContainerResponse> signalled = co_await signalling;
   co_return signalled.status();
+}
+
+Task<Status> Containers::kill_quietly(std::shared_ptr<Container> container) {
+  Task<Status> killing = signal(container, SIGKILL);
+  const Status killed = co_await std::move(killing);
+  const bool nothing_there = killed.code() == Code::not_found || killed.code() == Code::failed_precondition;
+  co_return nothing_there ? Status::ok() : killed;
 }
 
 Task<bool> Containers::wait_for_exit(CallContext context, std::shared_ptr<Container> container,

@@ -51,6 +51,7 @@ class Containers {
  private:
   Task<Status> make(CallContext context, std::shared_ptr<Container> container);
   Task<Status> take_down(std::shared_ptr<Container> container);
+  Task<Status> kill_quietly(std::shared_ptr<Container> container);
   Task<Status> signal(std::shared_ptr<Container> container, int number);
   Task<bool> wait_for_exit(CallContext context, std::shared_ptr<Container> container, std::chrono::nanoseconds time);
   Task<Status> look_again(std::shared_ptr<Container> container);

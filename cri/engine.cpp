@@ -522,6 +522,7 @@ Task<Status> Engine::finish_removals() {
 Task<Status> Engine::janitor() {
   std::chrono::nanoseconds delay = kJanitorFirst;
   for (;;) {
+    janitor_wanted_ = false;
     Failures failures;
     Task<Status> finishing = finish_removals();
     failures.note(co_await std::move(finishing));
@@ -538,6 +539,7 @@ Task<Status> Engine::janitor() {
     if (stopping_) co_return Status::ok();
     if (failures.none()) {
       delay = kJanitorFirst;
+      if (janitor_wanted_) continue;
       Task<bool> waiting = janitor_wake_.wait(kJanitorIdle);
       (void)co_await std::move(waiting);
     } else {
@@ -566,7 +568,10 @@ Task<void> Engine::run_background(std::string what, Task<Status> task) {
   } catch (const std::exception& error) {
     status = internal_error(error.what());
   }
-  if (!status && !stopping_) host_.warn("background work failed", {{"what", what}, {"why", status.message()}});
+  if (!status && !stopping_) {
+    host_.warn("background work failed", {{"what", what}, {"why", status.message()}});
+    wake_janitor();
+  }
   --background_count_;
   background_ended_.notify_all();
 }

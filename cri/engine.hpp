@@ -222,7 +222,10 @@ class Engine {
   bool observe(const runtime_api::Container& seen);
 
   /// Something could not be removed: it is tried again, less and less often.
-  void wake_janitor() { janitor_wake_.notify_all(); }
+  void wake_janitor() {
+    janitor_wanted_ = true;
+    janitor_wake_.notify_all();
+  }
 
   /// Runs a coroutine in the background; `stop` waits for all of them. Takes the name for the log.
   void background(std::string what, Task<Status> task);
@@ -259,6 +262,7 @@ class Engine {
   Notification background_ended_;
   size_t background_count_ = 0;
   bool networks_compared_ = false;
+  bool janitor_wanted_ = false;
   bool started_ = false;
   bool stopping_ = false;
 };

@@ -197,38 +197,13 @@ Task<Status> Sandboxes::make(CallContext context, std::shared_ptr<Sandbox> sandb
   record.set_uts_inode(namespaces->uts_inode);
   if (Status status = gone(); !status) co_return status;
 
-  if (!record.network().empty()) {
-    Result<NetworkStub> network = engine_.providers().network(record.network());
-    if (!network) co_return network.status();
-    network_api::AttachRequest request;
-    request.set_sandbox_id(record.id());
-    request.set_network_namespace(record.network_namespace());
-    request.set_pod_name(config.metadata().name());
-    request.set_pod_namespace(config.metadata().namespace_());
-    request.set_pod_uid(config.metadata().uid());
-    *request.mutable_port_mappings() = config.port_mappings();
-    *request.mutable_annotations() = config.annotations();
-    CallOptions options;
-    options.timeout = context.at_most(kAttachTimeout);
-    auto call = network->Attach(request, std::move(options));
-    Result<network_api::AttachResponse> attached = co_await call;
-    if (!attached) co_return attached.status().with_context("attach the pod to network " + record.network());
-    *record.mutable_attachment() = std::move(*attached->mutable_attachment());
+  // A backend with a container for the sandbox brings the network namespace; otherwise the pod is complete before it is told.
+  const bool backend_first = wants_sandbox_container(record.runtime());
+  for (const bool in_backend : {backend_first, !backend_first}) {
+    Task<Status> step = in_backend ? create_in_backend(context, sandbox) : attach_network(context, sandbox);
+    if (Status done = co_await std::move(step); !done) co_return done;
     if (Status status = gone(); !status) co_return status;
   }
-
-  Result<RuntimeStub> runtime = engine_.providers().runtime(record.runtime());
-  if (!runtime) co_return runtime.status();
-  runtime_api::CreateSandboxRequest request;
-  *request.mutable_sandbox() = describe(*sandbox);
-  request.set_runtime_handler(record.backend_handler());
-  CallOptions options;
-  options.timeout = context.at_most(kBackendTimeout);
-  auto call = runtime->CreateSandbox(request, std::move(options));
-  Result<runtime_api::CreateSandboxResponse> created = co_await call;
-  if (!created) co_return created.status().with_context("runtime " + record.runtime());
-  if (!created->network_namespace().empty()) record.set_network_namespace(created->network_namespace());
-  if (Status status = gone(); !status) co_return status;
 
   record.set_phase(PHASE_READY);
   auto finish = [records = &engine_.sandbox_records(), id = record.id(), bytes = record.SerializeAsString(),
@@ -242,6 +217,53 @@ Task<Status> Sandboxes::make(CallContext context, std::shared_ptr<Sandbox> sandb
   co_return gone();
 }
 
+Task<Status> Sandboxes::attach_network(CallContext context, std::shared_ptr<Sandbox> sandbox) {
+  SandboxRecord& record = sandbox->record;
+  if (record.network().empty()) co_return Status::ok();
+  Result<NetworkStub> network = engine_.providers().network(record.network());
+  if (!network) co_return network.status();
+  const api::PodSandboxConfig& config = record.config();
+  network_api::AttachRequest request;
+  request.set_sandbox_id(record.id());
+  request.set_network_namespace(record.network_namespace());
+  request.set_pod_name(config.metadata().name());
+  request.set_pod_namespace(config.metadata().namespace_());
+  request.set_pod_uid(config.metadata().uid());
+  *request.mutable_port_mappings() = config.port_mappings();
+  *request.mutable_annotations() = config.annotations();
+  CallOptions options;
+  options.timeout = context.at_most(kAttachTimeout);
+  auto call = network->Attach(request, options);
+  Result<network_api::AttachResponse> attached = co_await call;
+  if (!attached) co_return attached.status().with_context("attach the pod to network " + record.network());
+  *record.mutable_attachment() = std::move(*attached->mutable_attachment());
+  co_return Status::ok();
+}
+
+Task<Status> Sandboxes::create_in_backend(CallContext context, std::shared_ptr<Sandbox> sandbox) {
+  SandboxRecord& record = sandbox->record;
+  Result<RuntimeStub> runtime = engine_.providers().runtime(record.runtime());
+  if (!runtime) co_return runtime.status();
+  runtime_api::CreateSandboxRequest request;
+  *request.mutable_sandbox() = describe(*sandbox);
+  request.set_runtime_handler(record.backend_handler());
+  CallOptions options;
+  options.timeout = context.at_most(kBackendTimeout);
+  auto call = runtime->CreateSandbox(request, options);
+  Result<runtime_api::CreateSandboxResponse> created = co_await call;
+  if (!created) co_return created.status().with_context("runtime " + record.runtime());
+  if (!created->network_namespace().empty()) {
+    record.set_network_namespace(created->network_namespace());
+    record.set_network_inode(0);  // the backend's to keep, not ours to pin
+  }
+  co_return Status::ok();
+}
+
+bool Sandboxes::wants_sandbox_container(const std::string& runtime_key) const {
+  const Result<RuntimeStub> runtime = engine_.providers().runtime(runtime_key);
+  return runtime && runtime->binding().has_feature(RuntimeStub::Interface::feature_sandbox_container);
+}
+
 // ---- Taking down --------------------------------------------------------------------------------------------------
 
 Task<Status> Sandboxes::stop(CallContext, std::shared_ptr<Sandbox> sandbox) {
@@ -253,6 +275,10 @@ Task<Status> Sandboxes::stop(CallContext, std::shared_ptr<Sandbox> sandbox) {
   failures.note(co_await std::move(killing));
   Task<Status> detaching = detach_network(sandbox);
   failures.note(co_await std::move(detaching));
+  if (wants_sandbox_container(sandbox->record.runtime())) {
+    Task<Status> removing = remove_in_backend(sandbox);
+    failures.note(co_await std::move(removing));
+  }
   if (sandbox->record.phase() == PHASE_READY) {
     sandbox->record.set_phase(PHASE_NOT_READY);
     summarize(*sandbox);
@@ -320,25 +346,27 @@ Task<Status> Sandboxes::detach_network(std::shared_ptr<Sandbox> sandbox) {
   co_return Status::ok();
 }
 
+Task<Status> Sandboxes::remove_in_backend(std::shared_ptr<Sandbox> sandbox) {
+  Result<RuntimeStub> runtime = engine_.providers().runtime(sandbox->record.runtime());
+  if (!runtime) co_return runtime.status();
+  runtime_api::RemoveSandboxRequest request;
+  request.set_sandbox_id(sandbox->record.id());
+  request.set_cgroup_parent(sandbox->record.cgroup_parent());
+  CallOptions options;
+  options.timeout = kBackendTimeout;
+  auto call = runtime->RemoveSandbox(request, options);
+  Result<runtime_api::RemoveSandboxResponse> removed = co_await call;
+  co_return removed.status().with_context("runtime " + sandbox->record.runtime());
+}
+
 Task<Status> Sandboxes::take_down(std::shared_ptr<Sandbox> sandbox) {
   SandboxRecord& record = sandbox->record;
   Failures failures;
   Task<Status> detaching = detach_network(sandbox);
   failures.note(co_await std::move(detaching));
 
-  Result<RuntimeStub> runtime = engine_.providers().runtime(record.runtime());
-  if (runtime) {
-    runtime_api::RemoveSandboxRequest request;
-    request.set_sandbox_id(record.id());
-    request.set_cgroup_parent(record.cgroup_parent());
-    CallOptions options;
-    options.timeout = kBackendTimeout;
-    auto call = runtime->RemoveSandbox(request, std::move(options));
-    Result<runtime_api::RemoveSandboxResponse> removed = co_await call;
-    if (!removed) failures.note(removed.status().with_context("runtime " + record.runtime()));
-  } else {
-    failures.note(runtime.status());
-  }
+  Task<Status> removing = remove_in_backend(sandbox);
+  failures.note(co_await std::move(removing));
 
   auto clear = [run_folder = record.run_folder(), state_folder = record.state_folder()] {
     Failures left;

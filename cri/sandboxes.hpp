@@ -37,7 +37,11 @@ class Sandboxes {
 
  private:
   Task<Status> make(CallContext context, std::shared_ptr<Sandbox> sandbox);
+  Task<Status> attach_network(CallContext context, std::shared_ptr<Sandbox> sandbox);
+  Task<Status> create_in_backend(CallContext context, std::shared_ptr<Sandbox> sandbox);
+  bool wants_sandbox_container(const std::string& runtime_key) const;
   Task<Status> take_down(std::shared_ptr<Sandbox> sandbox);
+  Task<Status> remove_in_backend(std::shared_ptr<Sandbox> sandbox);
   Task<Status> kill_containers(std::shared_ptr<Sandbox> sandbox);
   Task<Status> detach_network(std::shared_ptr<Sandbox> sandbox);
 

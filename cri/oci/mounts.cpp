@@ -40,7 +40,7 @@ std::string tidy(std::string_view path) {
   return tidied.empty() ? "/" : tidied;
 }
 
-Result<json::object> bind_of(const runtime::v1::Mount& mount, std::string& root_propagation) {
+Result<json::object> bind_of(const ::runtime::v1::Mount& mount, std::string& root_propagation) {
   const std::string what = "mount at '" + mount.container_path().substr(0, 200) + "'";
   const std::string destination = tidy(mount.container_path());
   if (destination.empty() || destination == "/")
@@ -57,8 +57,8 @@ Result<json::object> bind_of(const runtime::v1::Mount& mount, std::string& root_
   }
   json::array options{"rbind"};
   const auto propagation = mount.propagation();
-  if (propagation != runtime::v1::MountPropagation::PROPAGATION_PRIVATE) {
-    const bool both = propagation == runtime::v1::MountPropagation::PROPAGATION_BIDIRECTIONAL;
+  if (propagation != ::runtime::v1::MountPropagation::PROPAGATION_PRIVATE) {
+    const bool both = propagation == ::runtime::v1::MountPropagation::PROPAGATION_BIDIRECTIONAL;
     auto mounts = files::read_file("/proc/self/mountinfo", 16u << 20);
     if (!mounts) return mounts.status();
     const std::string now = propagation_of(*mounts, resolved);
@@ -74,7 +74,7 @@ Result<json::object> bind_of(const runtime::v1::Mount& mount, std::string& root_
   }
   if (mount.recursive_read_only()) {
     if (!mount.readonly()) return invalid_argument(what + ": recursive_read_only needs readonly");
-    if (propagation != runtime::v1::MountPropagation::PROPAGATION_PRIVATE) {
+    if (propagation != ::runtime::v1::MountPropagation::PROPAGATION_PRIVATE) {
       return invalid_argument(what + ": recursive_read_only needs private propagation");
     }
     options.push_back("rro");
@@ -178,7 +178,7 @@ Result<Mounts> make_mounts(const SpecRequest& request, bool privileged) {
   if (!places.hostname_file.empty())
     all.push_back(mount_of("/etc/hostname", "bind", places.hostname_file, {"rbind", "rprivate", writable}));
 
-  for (const runtime::v1::Mount& asked : request.config->mounts()) {
+  for (const ::runtime::v1::Mount& asked : request.config->mounts()) {
     auto bind = bind_of(asked, mounts.root_propagation);
     if (!bind) return bind.status();
     const auto same = std::find_if(all.begin(), all.end(), [&](const json::object& other) {
@@ -201,7 +201,7 @@ Result<Mounts> make_mounts(const SpecRequest& request, bool privileged) {
   return mounts;
 }
 
-Result<Devices> make_devices(const runtime::v1::ContainerConfig& config, bool privileged) {
+Result<Devices> make_devices(const ::runtime::v1::ContainerConfig& config, bool privileged) {
   Devices devices;
   if (privileged) {
     add_devices("/dev", "/dev", "rwm", 0, devices);
@@ -212,7 +212,7 @@ Result<Devices> make_devices(const runtime::v1::ContainerConfig& config, bool pr
                      {'c', 1, 8, "rwm"}, {'c', 1, 9, "rwm"},   {'c', 5, 0, "rwm"}, {'c', 5, 1, "rwm"},
                      {'c', 5, 2, "rwm"}, {'c', 136, {}, "rwm"}};
   }
-  for (const runtime::v1::Device& asked : config.devices()) {
+  for (const ::runtime::v1::Device& asked : config.devices()) {
     const std::string inside = tidy(asked.container_path().empty() ? asked.host_path() : asked.container_path()),
                       host = tidy(asked.host_path());
     const std::string what = "device '" + asked.host_path().substr(0, 200) + "'";

@@ -25,7 +25,7 @@ struct Devices {
 };
 
 /// The devices to make, and those that may be used.
-Result<Devices> make_devices(const runtime::v1::ContainerConfig& config, bool privileged);
+Result<Devices> make_devices(const ::runtime::v1::ContainerConfig& config, bool privileged);
 
 /// The propagation of the mount that `path` lies in, from the text of mountinfo: "shared", "slave", "private".
 std::string propagation_of(std::string_view mountinfo, std::string_view path);

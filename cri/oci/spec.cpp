@@ -15,9 +15,9 @@ namespace pintle::oci {
 namespace {
 
 namespace json = boost::json;
-using runtime::v1::LinuxContainerSecurityContext;
-using runtime::v1::NamespaceMode;
-using runtime::v1::SecurityProfile;
+using ::runtime::v1::LinuxContainerSecurityContext;
+using ::runtime::v1::NamespaceMode;
+using ::runtime::v1::SecurityProfile;
 
 constexpr const char* kCapabilities[] = {"CAP_CHOWN",
                                          "CAP_DAC_OVERRIDE",
@@ -285,7 +285,7 @@ HostFacts HostFacts::detect(cgroup::Mode cgroup_mode) {
   return facts;
 }
 
-cgroup::Limits limits_of(const runtime::v1::LinuxContainerResources& resources) {
+cgroup::Limits limits_of(const ::runtime::v1::LinuxContainerResources& resources) {
   cgroup::Limits limits;
   if (resources.cpu_shares() > 0) limits.cpu_shares = static_cast<uint64_t>(resources.cpu_shares());
   if (resources.cpu_quota() != 0) limits.cpu_quota = resources.cpu_quota();
@@ -299,7 +299,8 @@ cgroup::Limits limits_of(const runtime::v1::LinuxContainerResources& resources) 
   return limits;
 }
 
-Result<std::vector<std::string>> arguments_of(const runtime::v1::ContainerConfig& config, const ImageDefaults& image) {
+Result<std::vector<std::string>> arguments_of(const ::runtime::v1::ContainerConfig& config,
+                                              const ImageDefaults& image) {
   std::vector<std::string> arguments;
   if (config.command_size()) {
     arguments.assign(config.command().begin(), config.command().end());
@@ -346,7 +347,7 @@ Status check_sysctl(const std::string& name, const std::string& value, bool own_
 }
 
 Result<Spec> make_spec(const SpecRequest& request) {
-  const runtime::v1::ContainerConfig& config = *request.config;
+  const ::runtime::v1::ContainerConfig& config = *request.config;
   const LinuxContainerSecurityContext& context = config.linux().security_context();
   const HostFacts& host = *request.host;
   const bool privileged = context.privileged();

@@ -80,8 +80,8 @@ struct HostFacts {
 };
 
 struct SpecRequest {
-  const runtime::v1::ContainerConfig* config = nullptr;
-  const runtime::v1::PodSandboxConfig* sandbox = nullptr;
+  const ::runtime::v1::ContainerConfig* config = nullptr;
+  const ::runtime::v1::PodSandboxConfig* sandbox = nullptr;
   ImageDefaults image;
   PodPlaces places;
   Identity identity;
@@ -108,10 +108,10 @@ boost::json::object make_exec_process(const boost::json::object& container, cons
                                       const std::vector<std::string>& environment, bool terminal);
 
 /// CRI's resources in the cgroup library's terms. Zero means: not set.
-cgroup::Limits limits_of(const runtime::v1::LinuxContainerResources& resources);
+cgroup::Limits limits_of(const ::runtime::v1::LinuxContainerResources& resources);
 
 /// The process's arguments by CRI's rules.
-Result<std::vector<std::string>> arguments_of(const runtime::v1::ContainerConfig& config, const ImageDefaults& image);
+Result<std::vector<std::string>> arguments_of(const ::runtime::v1::ContainerConfig& config, const ImageDefaults& image);
 
 /// Sysctl names and values come from pods and end in files of /proc/sys: only namespaced ones, in a plain alphabet.
 Status check_sysctl(const std::string& name, const std::string& value, bool own_network, bool own_ipc);

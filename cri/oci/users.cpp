@@ -76,7 +76,7 @@ std::optional<uint32_t> find_group(std::string_view group, std::string_view name
 
 }  // namespace
 
-Result<Identity> resolve_identity(int root, const runtime::v1::LinuxContainerSecurityContext& context,
+Result<Identity> resolve_identity(int root, const ::runtime::v1::LinuxContainerSecurityContext& context,
                                   std::string_view image_user) {
   const std::string passwd = read_in_root(root, "etc/passwd"), group = read_in_root(root, "etc/group");
   std::string user_text, group_text;
@@ -125,7 +125,7 @@ Result<Identity> resolve_identity(int root, const runtime::v1::LinuxContainerSec
 
   std::vector<uint32_t>& groups = identity.additional_groups;
   groups.push_back(identity.group);
-  if (context.supplemental_groups_policy() == runtime::v1::SupplementalGroupsPolicy::Merge && !name.empty()) {
+  if (context.supplemental_groups_policy() == ::runtime::v1::SupplementalGroupsPolicy::Merge && !name.empty()) {
     each_line(group, 4, [&](const std::vector<std::string_view>& parts) {
       std::string_view members = parts[3];
       const auto number = number_of(parts[2]);

@@ -17,7 +17,7 @@ namespace pintle::oci {
 
 /// Whom the container runs as. `root` is a descriptor of the mounted root; `image_user` is the image's "user[:group]", each a
 /// name or a number. INVALID_ARGUMENT if a name is not in the image.
-Result<Identity> resolve_identity(int root, const runtime::v1::LinuxContainerSecurityContext& context,
+Result<Identity> resolve_identity(int root, const ::runtime::v1::LinuxContainerSecurityContext& context,
                                   std::string_view image_user);
 
 }  // namespace pintle::oci

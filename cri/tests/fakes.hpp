@@ -192,6 +192,12 @@ class FakeImages final : public Plugin, public image_api::ImageBackend {
       *response.mutable_image() = image();
     co_return response;
   }
+  Task<Result<image_api::FileSystemResponse>> FileSystem(Call&, const image_api::FileSystemRequest&) override {
+    image_api::FileSystemResponse response;
+    response.set_path("/var/lib/images");
+    response.set_used_bytes(1234);
+    co_return response;
+  }
 };
 
 class FakeNetwork final : public Plugin, public network_api::PodNetwork {
