@@ -108,7 +108,7 @@ void BridgeNetwork::tell(const std::string& line) const {
 // ---- Start, converge, stop ------------------------------------------------------------------------------------------------
 
 Status BridgeNetwork::start() {
-  const std::lock_guard guard(mutex_);
+  const Turn turn(*this);
   const Result<files::Lock> lock = registry_.lock();
   if (!lock) return lock.status();
   Result<std::vector<Link>> links = netlink::list_links(routes_);
@@ -132,7 +132,7 @@ Status BridgeNetwork::start() {
 }
 
 Status BridgeNetwork::converge() {
-  const std::lock_guard guard(mutex_);
+  const Turn turn(*this);
   if (!started_) return Status::ok();
   Status result = converge_shared();
   const Result<std::vector<Link>> links = netlink::list_links(routes_);
@@ -149,7 +149,7 @@ std::vector<int> BridgeNetwork::change_descriptors() const {
 Status BridgeNetwork::follow_changes() {
   bool concerned = false;
   {
-    const std::lock_guard guard(mutex_);
+    const Turn turn(*this);
     std::set<std::string> links;
     const bool all_routes = route_changes_.drain([&](const nlmsghdr& message) {
       if (std::optional<Link> link = netlink::parse_link(message)) {
@@ -198,7 +198,7 @@ bool BridgeNetwork::concerns(const nlmsghdr& message) const {
 }
 
 Status BridgeNetwork::stop() {
-  const std::lock_guard guard(mutex_);
+  const Turn turn(*this);
   if (!started_ || !attachments_.empty()) return Status::ok();
   started_ = false;
   return release_node();
@@ -509,19 +509,14 @@ std::vector<cni::HeldAddress> BridgeNetwork::survivors() {
 // ---- Asked from outside -------------------------------------------------------------------------------------------------------
 
 std::vector<Attachment> BridgeNetwork::list() {
-  const std::lock_guard guard(mutex_);
+  const Turn turn(*this);
   std::vector<Attachment> all;
   for (const auto& [name, attachment] : attachments_) all.push_back(attachment);
   return all;
 }
 
-size_t BridgeNetwork::size() {
-  const std::lock_guard guard(mutex_);
-  return attachments_.size();
-}
-
 Status BridgeNetwork::check(const std::string& sandbox, const std::string& name_space) {
-  const std::lock_guard guard(mutex_);
+  const Turn turn(*this);
   std::vector<std::string> problems;
   bool is_attached = false;
   for (auto& [name, attachment] : attachments_) {
@@ -541,7 +536,7 @@ Status BridgeNetwork::check(const std::string& sandbox, const std::string& name_
 }
 
 Result<std::vector<std::string>> BridgeNetwork::collect(const std::set<std::string>& sandboxes) {
-  const std::lock_guard guard(mutex_);
+  const Turn turn(*this);
   std::vector<Attachment> gone;
   for (const auto& [name, attachment] : attachments_) {
     if (!sandboxes.contains(attachment.sandbox)) gone.push_back(attachment);
@@ -558,15 +553,10 @@ Result<std::vector<std::string>> BridgeNetwork::collect(const std::set<std::stri
   return detached;
 }
 
-bool BridgeNetwork::has_detached_links() {
-  const std::lock_guard guard(mutex_);
-  return !detached_links_.empty();
-}
-
 size_t BridgeNetwork::reap() {
   std::set<int> indexes;
   {
-    const std::lock_guard guard(mutex_);
+    const Turn turn(*this);
     indexes = std::exchange(detached_links_, {});
   }
   if (indexes.empty()) return 0;
@@ -574,7 +564,7 @@ size_t BridgeNetwork::reap() {
   Result<Socket> socket = Socket::open(NETLINK_ROUTE);
   const Result<std::vector<Link>> links = socket ? netlink::list_links(*socket) : socket.status();
   if (!links) {
-    const std::lock_guard guard(mutex_);
+    const Turn turn(*this);
     detached_links_.merge(indexes);
     return 0;
   }

@@ -39,6 +39,7 @@
 ///     Result<Attachment> pod = (*network)->attach({.sandbox = "4f2a", .interface = "eth0", .name_space = "/run/netns/4f2a"});
 ///     (*network)->detach("4f2a");
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <memory>
@@ -102,12 +103,13 @@ class BridgeNetwork {
   std::vector<Attachment> list();
   /// Detaches all sandboxes that are not named, and returns them.
   Result<std::vector<std::string>> collect(const std::set<std::string>& sandboxes);
-  size_t size();
+  /// How many are attached. Never waits.
+  size_t size() const { return attached_count_; }
 
   /// Deletes links of detached pods that are still there; returns how many. Takes 20 ms and more for each.
   size_t reap();
-  /// Whether `reap` has something to do.
-  bool has_detached_links();
+  /// Whether `reap` has something to do. Never waits.
+  bool has_detached_links() const { return detached_count_ > 0; }
   /// With nothing attached: takes this instance's part of the machine back. Otherwise leaves everything as it is.
   Status stop();
 
@@ -125,6 +127,20 @@ class BridgeNetwork {
     std::optional<netlink::Link> host;
     bool has_pod_end = false;  ///< its peer is the pod's interface
     std::vector<std::string> problems;
+  };
+  /// One call's time with the state below, and then its counts for those that do not wait.
+  class Turn {
+   public:
+    explicit Turn(BridgeNetwork& network) : network_(network), guard_(network.mutex_) {}
+    ~Turn() {
+      network_.attached_count_ = network_.attachments_.size();
+      network_.detached_count_ = network_.detached_links_.size();
+    }
+    Turn(const Turn&) = delete;
+
+   private:
+    BridgeNetwork& network_;
+    std::lock_guard<std::mutex> guard_;
   };
   static Result<Sockets> open_sockets();
   BridgeNetwork(Config config, std::string key, Directories directories, Notice notice, Sockets sockets,
@@ -182,6 +198,8 @@ class BridgeNetwork {
   int bridge_index_ = 0;
   uint32_t mtu_ = 0;
   bool started_ = false;
+  std::atomic<size_t> attached_count_ = 0;
+  std::atomic<size_t> detached_count_ = 0;
 };
 
 }  // namespace pintle::network_bridge

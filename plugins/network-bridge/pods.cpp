@@ -69,7 +69,7 @@ Attachment BridgeNetwork::describe(const AttachRequest& request,
 Result<Attachment> BridgeNetwork::attach(const AttachRequest& request) {
   if (Status status = check_sandbox(request.sandbox); !status) return status;
   if (Status status = netlink::check_link_name(request.interface); !status) return status;
-  const std::lock_guard guard(mutex_);
+  const Turn turn(*this);
   if (!started_) return unavailable("network " + key_ + " has not been started");
   const Result<UniqueFd> name_space = netlink::open_namespace(request.name_space);
   if (!name_space) return name_space.status();
@@ -184,7 +184,7 @@ Status BridgeNetwork::configure_pod(const Attachment& attachment, int name_space
 
 Status BridgeNetwork::detach(const std::string& sandbox) {
   if (Status status = check_sandbox(sandbox); !status) return status;
-  const std::lock_guard guard(mutex_);
+  const Turn turn(*this);
   std::vector<Attachment> ours;
   for (const auto& [name, attachment] : attachments_) {
     if (attachment.sandbox == sandbox) ours.push_back(attachment);
