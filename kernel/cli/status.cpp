@@ -88,8 +88,8 @@ int show_status(Context& context, const NoOptions&) {
   } else {
     context.out << colored("no", Color::red, context.color)
                 << (not_ready == 0 ? ""
-                                   : ": " + std::to_string(not_ready) + " of " + std::to_string(plugins.size()) +
-                                         " plugins are not ready")
+                                   : ": " + std::to_string(not_ready) + " of " + std::to_string(wanted) +
+                                         " required plugins " + (not_ready == 1 ? "is" : "are") + " not ready")
                 << "\n\n";
   }
 

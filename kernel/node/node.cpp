@@ -586,6 +586,7 @@ Result<uint64_t> Node::bind_host(Instance& caller, const std::string& interface,
 // ---- Being seen --------------------------------------------------------------------------------------------------------------
 
 std::vector<std::string> Node::unready() {
+  if (plan_.node.empty()) return {"the profile is not taken up yet"};
   std::vector<std::string> out;
   for (Unit& unit : units_) {
     if (unit.retiring || unit.candidate || unit.state == UnitState::skipped || !unit.plan.required) continue;
@@ -666,6 +667,7 @@ json::object Node::status_json() {
   return {{"node", plan_.node},
           {"profile", plan_.profile},
           {"pid", getpid()},
+          {"started", utc_time(started_ms_)},
           {"state", shutting_down_  ? "draining"
                     : all_settled() ? "running"
                                     : "starting"},

@@ -200,6 +200,7 @@ class Node final : public Services {
   Engine engine_;
   Processes processes_;
   Lane lane_;
+  const int64_t started_ms_ = wall_clock_ms();
   NodePlan plan_;
   Wiring wiring_;
   std::list<Unit> units_;

@@ -365,7 +365,9 @@ class Checker {
         }
         const std::string right = nearest(key, absent);
         found(at,
-              "unknown key" + (right.empty() ? suggestion("", rule.property_names) : "; did you mean " + right + "?"),
+              "unknown key" + (right.empty() ? rule.property_names.empty() ? "; none is known here"
+                                                                           : suggestion("", rule.property_names)
+                                             : "; did you mean " + right + "?"),
               true);
       }
     }
