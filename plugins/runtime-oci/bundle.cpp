@@ -1,0 +1,315 @@
+#include "plugins/runtime-oci/bundle.hpp"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/json.hpp>
+#include <cerrno>
+#include <set>
+
+#include "cri/images/overlay.hpp"
+#include "cri/oci/users.hpp"
+#include "pintle/runtime.pb.h"
+#include "plugins/runtime-oci/monitor.hpp"
+#include "sdk/support/files/files.hpp"
+
+namespace pintle::runtime_oci {
+namespace {
+
+constexpr char kRecord[] = "state.json";
+
+/// CRI numbers signals in an order of its own, so they are told by name: "SIGNAL_SIGTERM", "SIGNAL_SIGRTMINPLUS3".
+int stop_signal_of(const ::runtime::v1::ContainerConfig& config, const std::string& image) {
+  if (config.stop_signal() != ::runtime::v1::Signal::SIGNAL_RUNTIME_DEFAULT) {
+    std::string name = ::runtime::v1::Signal_Name(config.stop_signal()).substr(sizeof "SIGNAL_" - 1);
+    if (const size_t plus = name.find("PLUS"); plus != std::string::npos) name.replace(plus, 4, "+");
+    if (const size_t minus = name.find("MINUS"); minus != std::string::npos) name.replace(minus, 5, "-");
+    if (const int number = signal_number(name)) return number;
+  }
+  const int number = signal_number(image);
+  return number ? number : SIGTERM;
+}
+
+Status make_root(const Node& node, const std::string& folder, const images::Root& image) {
+  (void)node;
+  images::Overlay overlay;
+  overlay.lower = image.lower;
+  overlay.upper = folder + "/upper";
+  overlay.work = folder + "/work";
+  const std::string target = folder + "/rootfs";
+  for (const std::string& path : {overlay.work, target}) {
+    if (mkdir(path.c_str(), 0700) != 0 && errno != EEXIST) return status_from_errno(errno, "make " + path);
+  }
+  // The mount's root shows the attributes of `upper`: those of the image's own root.
+  struct stat base {};
+  if (stat(image.lower.front().c_str(), &base) != 0) return status_from_errno(errno, "look at " + image.lower.front());
+  if (mkdir(overlay.upper.c_str(), 0755) != 0 || chown(overlay.upper.c_str(), base.st_uid, base.st_gid) != 0 ||
+      chmod(overlay.upper.c_str(), base.st_mode & 07777) != 0) {
+    return status_from_errno(errno, "make " + overlay.upper);
+  }
+  return images::mount_overlay(overlay, target);
+}
+
+/// The mount points of the runtime are made by it; a missing working directory too, so nothing else is touched in the root.
+Result<oci::Spec> make_spec(const Node& node, const std::string& folder,
+                            const runtime::v1::CreateContainerRequest& request, const images::Config& image,
+                            const std::string& cgroup) {
+  auto root = files::open_folder(folder + "/rootfs");
+  if (!root) return root.status();
+  oci::SpecRequest wanted;
+  wanted.config = &request.config();
+  wanted.sandbox = &request.sandbox().config();
+  wanted.image = {image.entrypoint, image.command, image.environment, image.working_directory, image.user};
+  const runtime::v1::Sandbox& sandbox = request.sandbox();
+  wanted.places = {
+      sandbox.network_namespace(), sandbox.ipc_namespace(), sandbox.uts_namespace(), sandbox.pid_namespace(),
+      sandbox.resolv_conf(),       sandbox.hosts(),         sandbox.hostname_file(), sandbox.shm()};
+  wanted.root = folder + "/rootfs";
+  wanted.host = &node.host;
+  wanted.compiled_seccomp = node.programs.kind == RuntimeKind::crun;
+  if (node.programs.kind == RuntimeKind::runc) wanted.cgroups_path = cgroup;
+  auto identity = oci::resolve_identity(root->get(), request.config().linux().security_context(), image.user);
+  if (!identity) return identity.status();
+  wanted.identity = std::move(*identity);
+  return oci::make_spec(wanted);
+}
+
+Status rename_to_trash(const Node& node, const std::string& path) {
+  const std::string target = node.folders.trash + "/" + path.substr(path.rfind('/') + 1) + "-" + files::random_hex(8);
+  if (rename(path.c_str(), target.c_str()) != 0 && errno != ENOENT) return status_from_errno(errno, "remove " + path);
+  return {};
+}
+
+/// SIGKILL to the process if it is still the same one.
+void kill_process(const ProcessIdentity& process) {
+  if (process.pid <= 0) return;
+  files::Descriptor handle(static_cast<int>(syscall(SYS_pidfd_open, process.pid, 0)));
+  if (handle.valid() && is_alive(process)) syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0);
+}
+
+/// The container that a monitor serves, from its command line; empty if it is not one of this instance.
+std::string container_of_monitor(const Node& node, int pid) {
+  auto text = files::read_file("/proc/" + std::to_string(pid) + "/cmdline", 1u << 16);
+  if (!text) return {};
+  const std::string mark = std::string("-b") + '\0' + node.folders.containers + "/";
+  const size_t at = text->find(mark);
+  if (at == std::string::npos) return {};
+  return text->substr(at + mark.size(), 64);
+}
+
+}  // namespace
+
+Status save(const Node& node, const ContainerRecord& record, bool durable) {
+  auto folder = files::open_folder(node.folders.container(record.id));
+  if (!folder) return folder.status();
+  return files::write_file(folder->get(), kRecord, record.to_json(),
+                           durable ? files::Durability::synced : files::Durability::cached)
+      .with_context("container " + record.id);
+}
+
+Result<Prepared> prepare(const Node& node, images::Store& store, const runtime::v1::CreateContainerRequest& request) {
+  const std::string& id = request.container_id();
+  const std::string folder = node.folders.container(id);
+  Prepared prepared;
+  prepared.terminal = request.config().tty();
+  prepared.standard_input = request.config().stdin();
+  prepared.input_once = request.config().stdin_once();
+  ContainerRecord& record = prepared.record;
+  record.id = id;
+  record.sandbox_id = request.sandbox().id();
+  record.image_id = request.image_id();
+  record.log_path = request.log_path();
+  record.cgroup =
+      (request.sandbox().cgroup_parent().empty() ? node.settings.cgroup_parent : request.sandbox().cgroup_parent()) +
+      "/" + id;
+  record.name = request.config().metadata().name();
+  record.attempt = request.config().metadata().attempt();
+  record.labels = {request.config().labels().begin(), request.config().labels().end()};
+  record.annotations = {request.config().annotations().begin(), request.config().annotations().end()};
+  record.shares_processes =
+      !request.sandbox().pid_namespace().empty() ||
+      request.config().linux().security_context().namespace_options().pid() == ::runtime::v1::NamespaceMode::NODE;
+  record.boot_id = boot_id();
+  if (!record.log_path.empty() && !record.log_path.starts_with('/'))
+    return invalid_argument("log path '" + record.log_path + "' has to be absolute");
+
+  auto image = store.lease(request.image_id(), id, node.key);
+  if (!image) return image.status();
+  Status status;
+  if (mkdir(folder.c_str(), 0700) != 0) {
+    status = status_from_errno(errno, "make " + folder);
+    (void)store.release(id);
+    return status;
+  }
+  record.stop_signal = stop_signal_of(request.config(), image->image->config.stop_signal);
+  status = save(node, record, false);
+  if (status) status = make_root(node, folder, *image);
+  if (status) {
+    auto spec = make_spec(node, folder, request, image->image->config, record.cgroup);
+    status = spec.status();
+    if (status) {
+      auto bundle = files::open_folder(folder);
+      status = bundle ? files::write_file(bundle->get(), "config.json", boost::json::serialize(spec->document),
+                                          files::Durability::cached)
+                      : bundle.status();
+      prepared.remarks = std::move(spec->remarks);
+    }
+    // runc makes the cgroup itself and would refuse one that holds limits already.
+    if (status && node.programs.kind == RuntimeKind::crun) {
+      status = node.cgroups.create(record.cgroup);
+      if (status) status = node.cgroups.apply(record.cgroup, spec->limits);
+      if (status) status = node.cgroups.allow_devices(record.cgroup, spec->devices);
+    }
+    if (status) status = node.cgroups.create(node.monitors_cgroup());
+  }
+  if (!status) {
+    if (Status undone = dismantle(node, store, record); !undone) {
+      return Status(status.code(), status.message() + " (and while undoing it: " + undone.message() + ")");
+    }
+    return status;
+  }
+  return prepared;
+}
+
+Status dismantle(const Node& node, images::Store& store, ContainerRecord record) {
+  std::string errors;
+  Code code = Code::ok;
+  const auto note = [&](const Status& status) {
+    if (status) return;
+    errors += (errors.empty() ? "" : "; ") + status.message();
+    if (code == Code::ok) code = status.code();
+  };
+  const std::string folder = node.folders.container(record.id);
+
+  record.phase = Phase::removing;
+  if (record.boot_id == boot_id()) {
+    kill_process(record.monitor);
+    kill_process(record.process);
+  }
+  if (!record.cgroup.empty() && node.cgroups.exists(record.cgroup)) {
+    note(node.cgroups.kill(record.cgroup));
+    note(node.cgroups.remove(record.cgroup, 5000));
+  }
+  note(images::unmount_all(folder + "/rootfs"));
+  note(rename_to_trash(node, node.folders.oci + "/" + record.id));
+  if (unlink((node.folders.exits + "/" + record.id).c_str()) != 0 && errno != ENOENT)
+    note(status_from_errno(errno, "remove the exit file"));
+  note(store.release(record.id));
+  if (code == Code::ok) note(rename_to_trash(node, folder));
+  if (code == Code::ok) return {};
+  (void)save(node, record, false);
+  return Status(code, "remove container " + record.id + ": " + errors);
+}
+
+Status empty_trash(const Node& node) {
+  auto trash = files::open_folder(node.folders.trash);
+  if (!trash) return trash.status();
+  auto names = files::list_folder(trash->get());
+  if (!names) return names.status();
+  Status first;
+  for (const std::string& name : *names) {
+    if (Status status = files::remove_tree(trash->get(), name); !status && first) first = status;
+  }
+  return first;
+}
+
+Result<std::vector<Found>> look(const Node& node) {
+  auto containers = files::open_folder(node.folders.containers);
+  if (!containers) return containers.status();
+  auto names = files::list_folder(containers->get());
+  if (!names) return names.status();
+  std::vector<Found> all;
+  for (const std::string& id : *names) {
+    if (!is_container_id(id)) continue;
+    Found found;
+    const std::string folder = node.folders.container(id);
+    auto text = files::read_file(folder + "/" + kRecord);
+    auto record = text ? ContainerRecord::parse(*text) : Result<ContainerRecord>(text.status());
+    if (!record || record->id != id) {
+      found.remark = "container " + id + ": its record is damaged (" + record.status().message() +
+                     "); it is set aside and the container removed";
+      if (text)
+        (void)rename((folder + "/" + kRecord).c_str(), (node.folders.state + "/damaged-" + id + ".json").c_str());
+      found.record.id = id;
+      found.record.boot_id = boot_id();
+      found.record.cgroup = node.settings.cgroup_parent + "/" + id;
+      if (auto pid = files::read_file(folder + "/pid", 100)) {
+        // Its cgroup tells whether the process is the container's, and where else it may be than below our own parent.
+        const int number = std::atoi(pid->c_str());
+        auto membership = files::read_file("/proc/" + std::to_string(number) + "/cgroup", 1u << 16);
+        auto start = start_time_of(number);
+        const size_t end = membership ? membership->find("/" + id + "\n") : std::string::npos;
+        if (start && end != std::string::npos) {
+          found.record.process = {number, *start};
+          const size_t line = membership->rfind(':', end);
+          found.record.cgroup = membership->substr(line + 1, end - line - 1) + "/" + id;
+        }
+      }
+      all.push_back(std::move(found));
+      continue;
+    }
+    found.record = std::move(*record);
+    ContainerRecord& known = found.record;
+    found.keep = known.phase != Phase::creating && known.phase != Phase::removing;
+    if (known.phase == Phase::created || known.phase == Phase::started) {
+      const bool same_boot = known.boot_id == boot_id();
+      if (!same_boot || !is_alive(known.process)) {
+        if (auto exit = read_exit(node, id); exit && *exit) {
+          apply_exit(node, known, **exit);
+        } else if (!same_boot || !is_alive(known.monitor)) {
+          known.phase = Phase::exited;
+          known.exit_code = 137;
+          known.finished_at = now();
+          known.message =
+              same_boot ? "it ended while nobody watched: its monitor was gone" : "it ended with the machine";
+          found.remark = "container " + id + ": " + known.message;
+          (void)save(node, known, false);
+        }
+      }
+    }
+    all.push_back(std::move(found));
+  }
+  return all;
+}
+
+void kill_stray_monitors(const Node& node, const std::vector<std::string>& known) {
+  auto pids = node.cgroups.processes(node.monitors_cgroup());
+  if (!pids) return;
+  for (const pid_t pid : *pids) {
+    files::Descriptor handle(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+    const std::string id = container_of_monitor(node, pid);
+    if (!handle.valid() || id.empty() || std::find(known.begin(), known.end(), id) != known.end()) continue;
+    syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0);
+  }
+}
+
+Status sweep(const Node& node, images::Store& store, const std::vector<std::string>& known) {
+  const std::set<std::string> keep(known.begin(), known.end());
+  Status first;
+  const auto note = [&](const Status& status) {
+    if (!status && first) first = status;
+  };
+  auto leases = store.leases();
+  if (!leases) return leases.status();
+  for (const images::Lease& lease : *leases) {
+    if (lease.owner == node.key && !keep.count(lease.user)) note(store.release(lease.user));
+  }
+  for (const std::string* folder : {&node.folders.exits, &node.folders.oci}) {
+    auto opened = files::open_folder(*folder);
+    auto names = opened ? files::list_folder(opened->get()) : Result<std::vector<std::string>>(opened.status());
+    if (!names) {
+      note(names.status());
+      continue;
+    }
+    for (const std::string& name : *names) {
+      if (is_container_id(name) && !keep.count(name)) note(rename_to_trash(node, *folder + "/" + name));
+    }
+  }
+  return first;
+}
+
+}  // namespace pintle::runtime_oci

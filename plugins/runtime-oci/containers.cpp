@@ -1,0 +1,693 @@
+#include "plugins/runtime-oci/containers.hpp"
+
+#include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
+#include <sys/inotify.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <boost/json.hpp>
+#include <cerrno>
+#include <chrono>
+
+#include "cri/oci/spec.hpp"
+#include "plugins/runtime-oci/monitor.hpp"
+
+namespace pintle::runtime_oci {
+
+using namespace std::chrono_literals;
+
+namespace {
+
+constexpr std::chrono::nanoseconds kCreatePatience = 110s;  // below what clients wait for a container
+constexpr std::chrono::nanoseconds kEndPatience = 10s;      // after SIGKILL
+constexpr std::chrono::nanoseconds kUsageAge = 10s;
+
+UniqueFd open_pidfd(int pid) { return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))); }
+
+std::string text_of(int memory) {
+  std::string text(4096, '\0');
+  const ssize_t count = pread(memory, text.data(), text.size(), 0);
+  text.resize(count > 0 ? static_cast<size_t>(count) : 0);
+  while (!text.empty() && (text.back() == '\n' || text.back() == ' ')) text.pop_back();
+  return text;
+}
+
+int exit_code_of(int wait_status) {
+  return WIFEXITED(wait_status)     ? WEXITSTATUS(wait_status)
+         : WIFSIGNALED(wait_status) ? 128 + WTERMSIG(wait_status)
+                                    : 255;
+}
+
+}  // namespace
+
+struct Containers::Entry {
+  explicit Entry(Host& host)
+      : turnstile(host), ended(std::make_shared<Moment>(host)), monitor_ended(std::make_shared<Moment>(host)) {}
+  ContainerRecord record;
+  Turnstile turnstile;
+  std::shared_ptr<Moment> ended;          ///< phase `exited` is reached
+  std::shared_ptr<Moment> monitor_ended;  ///< or there is none
+  UniqueFd monitor_fd, process_fd;
+  Watch monitor_watch, process_watch;
+  bool gone = false;  ///< removed while somebody waited for it
+  // The last statistics, from which the next are computed.
+  cgroup::Stats last;
+  files::Usage usage;
+  std::chrono::steady_clock::time_point usage_time{};
+};
+
+Containers::Containers(Host& host, std::shared_ptr<const Node> node, std::shared_ptr<images::Store> store)
+    : host_(host), node_(std::move(node)), store_(std::move(store)), retiring_(host.is_retiring()) {
+  count_ = host.gauge("runtime_containers", "Containers that this instance owns.");
+  created_ = host.counter("runtime_containers_created_total", "Containers that were created.");
+  failed_ = host.counter("runtime_create_failures_total", "Containers that could not be created.");
+  out_of_memory_ =
+      host.counter("runtime_out_of_memory_total", "Containers that ended because their memory was used up.");
+  create_seconds_ = host.histogram("runtime_create_seconds", "From a request to the created container.",
+                                   {0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 5});
+}
+
+Result<Containers::EntryPointer> Containers::find(const std::string& id) const {
+  const auto found = entries_.find(id);
+  if (found == entries_.end() || found->second->record.phase == Phase::creating) {
+    return not_found("container '" + id.substr(0, 100) + "' is not one of this runtime");
+  }
+  return found->second;
+}
+
+void Containers::remark_once(const std::string& text) {
+  if (remarked_.insert(text).second) host_.warn(text);
+}
+
+void Containers::retire() {
+  retiring_ = true;
+  if (entries_.empty()) host_.retired();
+}
+
+void Containers::publish(const Entry& entry) {
+  runtime::v1::Event event;
+  *event.mutable_container() = describe(entry);
+  events_.publish(event);
+}
+
+void Containers::forget(const EntryPointer& entry) {
+  entry->gone = true;
+  entry->monitor_watch = {};
+  entry->process_watch = {};
+  entries_.erase(entry->record.id);
+  count_.set(static_cast<double>(entries_.size()));
+  if (retiring_ && entries_.empty()) host_.retired();
+}
+
+runtime::v1::Container Containers::describe(const Entry& entry) {
+  const ContainerRecord& record = entry.record;
+  runtime::v1::Container container;
+  container.set_id(record.id);
+  container.set_sandbox_id(record.sandbox_id);
+  container.set_created_at(record.created_at);
+  container.set_started_at(record.started_at);
+  container.set_message(record.message);
+  const bool monitored = record.phase != Phase::exited && !entry.monitor_ended->has_come();
+  container.set_monitor_pid(monitored ? record.monitor.pid : 0);
+  switch (record.phase) {
+    case Phase::creating:
+    case Phase::removing:
+      container.set_state(runtime::v1::CONTAINER_STATE_UNKNOWN);
+      break;
+    case Phase::created:
+      container.set_state(runtime::v1::CONTAINER_STATE_CREATED);
+      break;
+    case Phase::started:
+      container.set_state(runtime::v1::CONTAINER_STATE_RUNNING);
+      container.set_pid(record.process.pid);
+      break;
+    case Phase::exited:
+      container.set_state(runtime::v1::CONTAINER_STATE_EXITED);
+      container.set_finished_at(record.finished_at);
+      container.set_exit_code(record.exit_code);
+      container.set_out_of_memory(record.out_of_memory);
+      break;
+  }
+  return container;
+}
+
+runtime::v1::ListContainersResponse Containers::list(const std::string& id) const {
+  runtime::v1::ListContainersResponse response;
+  for (const auto& [key, entry] : entries_) {
+    if ((id.empty() || id == key) && entry->record.phase != Phase::creating)
+      *response.add_containers() = describe(*entry);
+  }
+  return response;
+}
+
+// ---- Create and start ------------------------------------------------------------------------------------------------------
+
+Task<Result<runtime::v1::CreateContainerResponse>> Containers::create(
+    Call& call, const runtime::v1::CreateContainerRequest& request) {
+  const std::string id = request.container_id();
+  if (!is_container_id(id))
+    co_return invalid_argument("container id '" + id.substr(0, 100) + "' has to be 64 lowercase hexadecimal digits");
+  if (retiring_) co_return unavailable("this runtime instance is retiring and takes no new containers");
+  if (entries_.count(id)) co_return already_exists("container " + id + " exists already");
+  const auto begin = std::chrono::steady_clock::now();
+  const EntryPointer entry = std::make_shared<Entry>(host_);
+  entry->record.id = id;
+  entries_[id] = entry;
+  Turnstile::Pass pass = co_await entry->turnstile.enter();
+
+  const auto work = [node = node_, store = store_, request = &request] { return prepare(*node, *store, *request); };
+  Task<Result<Prepared>> preparing = host_.blocking(work);
+  Result<Prepared> prepared = co_await std::move(preparing);
+  if (!prepared) {
+    failed_.add();
+    forget(entry);
+    co_return prepared.status();
+  }
+  for (const std::string& remark : prepared->remarks) remark_once(remark);
+  entry->record = prepared->record;
+
+  const std::chrono::nanoseconds patience = std::min(call.remaining().value_or(kCreatePatience), kCreatePatience);
+  Task<Status> running = run_monitor(entry, *prepared, patience);
+  Status status = co_await std::move(running);
+  if (!status) {
+    failed_.add();
+    Task<Status> undoing = dismantle_entry(entry);
+    const Status undone = co_await std::move(undoing);
+    if (!undone)
+      host_.error("a container that could not be created was not removed completely",
+                  {{"container", id}, {"error", undone.message()}});
+    co_return status;
+  }
+  created_.add();
+  count_.set(static_cast<double>(entries_.size()));
+  create_seconds_.observe(std::chrono::duration<double>(std::chrono::steady_clock::now() - begin).count());
+  publish(*entry);
+  co_return runtime::v1::CreateContainerResponse();
+}
+
+Task<Status> Containers::run_monitor(EntryPointer entry, const Prepared& prepared, std::chrono::nanoseconds patience) {
+  int ends[2];
+  if (pipe2(ends, O_CLOEXEC) != 0) co_return status_from_errno(errno, "make the monitor's pipe");
+  UniqueFd reading(ends[0]), writing(ends[1]);
+  // What the monitor says before it listens to its pipe, such as an option that it does not know.
+  UniqueFd complaints(memfd_create("conmon", MFD_CLOEXEC));
+  Command command = monitor_command(*node_, prepared);
+  command.descriptors = {-1, -1, complaints.get(), writing.get()};
+  Result<Process> monitor = host_.spawn(command);
+  if (!monitor) co_return monitor.status().with_context("start the container's monitor");
+  writing.reset();
+  entry->record.monitor.pid = monitor->pid();
+  if (auto start = start_time_of(monitor->pid())) entry->record.monitor.start_time = *start;
+  entry->monitor_fd = UniqueFd(fcntl(monitor->pidfd(), F_DUPFD_CLOEXEC, 0));
+  watch_monitor(entry);
+
+  const auto told = std::make_shared<Moment>(host_);
+  {
+    Result<Watch> watch = host_.watch(reading.get(), POLLIN, [told](uint32_t) { told->set(); });
+    if (!watch) co_return watch.status();
+    Task<void> waiting = wait_at_most(host_, told, patience);
+    co_await std::move(waiting);
+  }
+  if (!told->has_come()) co_return deadline_exceeded("the OCI runtime did not create the container in time");
+  std::string line(32768, '\0');
+  const ssize_t count = read(reading.get(), line.data(), line.size());
+  line.resize(count > 0 ? static_cast<size_t>(count) : 0);
+  if (line.empty()) line = text_of(complaints.get());
+  Result<int> pid = parse_sync(line);
+  if (!pid) co_return pid.status().with_context("create the container");
+
+  ContainerRecord& record = entry->record;
+  record.process.pid = *pid;
+  if (auto start = start_time_of(*pid)) record.process.start_time = *start;
+  record.phase = Phase::created;
+  record.created_at = now();
+  const auto work = [node = node_, record] { return save(*node, record, true); };
+  Task<Status> saving = host_.blocking(work);
+  Status saved = co_await std::move(saving);
+  // It may have ended before there was a record to put its end in.
+  if (saved && !is_alive(record.process)) host_.detach(settle(entry, false));
+  co_return saved;
+}
+
+Task<Status> Containers::run_runtime(std::vector<std::string> arguments) {
+  UniqueFd complaints(memfd_create("runtime", MFD_CLOEXEC));
+  Command command;
+  command.program = node_->programs.runtime;
+  command.arguments = runtime_arguments(*node_, std::move(arguments));
+  command.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+  command.descriptors = {-1, -1, complaints.get()};
+  Result<Process> process = host_.spawn(command);
+  if (!process) co_return process.status();
+  const int status = co_await process->exited();
+  if (status == 0) co_return Status::ok();
+  co_return internal_error(node_->programs.runtime_name + ": " + text_of(complaints.get()));
+}
+
+Task<Result<runtime::v1::StartContainerResponse>> Containers::start(const std::string& id) {
+  Result<EntryPointer> found = find(id);
+  if (!found) co_return found.status();
+  const EntryPointer entry = *found;
+  Turnstile::Pass pass = co_await entry->turnstile.enter();
+  ContainerRecord& record = entry->record;
+  if (entry->gone) co_return not_found("container " + id + " was removed");
+  if (record.phase != Phase::created) {
+    co_return failed_precondition(
+        "container " + id +
+        (record.phase == Phase::started ? " is running already" : " has ended; create another one"));
+  }
+  Status status = failed_precondition("");
+  if (node_->programs.kind == RuntimeKind::crun) {
+    const auto work = [node = node_, id] { return release_start(*node, id); };
+    Task<Status> releasing = host_.blocking(work);
+    status = co_await std::move(releasing);
+  }
+  if (status.code() == Code::failed_precondition) {
+    std::vector<std::string> arguments = {"start", id};
+    Task<Status> starting = run_runtime(std::move(arguments));
+    status = co_await std::move(starting);
+  }
+  if (!status) co_return status.with_context("start container " + id);
+  record.phase = Phase::started;
+  record.started_at = now();
+  const auto work = [node = node_, record] { return save(*node, record, false); };
+  Task<Status> saving = host_.blocking(work);
+  status = co_await std::move(saving);
+  // It runs all the same: the record on disk lags behind, and recovery tells a created from a running one only by it.
+  if (!status)
+    host_.error("a container's record could not be written", {{"container", id}, {"error", status.message()}});
+  publish(*entry);
+  runtime::v1::StartContainerResponse response;
+  response.set_pid(record.process.pid);
+  response.set_started_at(record.started_at);
+  co_return response;
+}
+
+// ---- The end ---------------------------------------------------------------------------------------------------------------
+
+Status Containers::watch_exits() {
+  exits_ = UniqueFd(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
+  if (!exits_ || inotify_add_watch(exits_.get(), node_->folders.exits.c_str(), IN_MOVED_TO | IN_CLOSE_WRITE) < 0) {
+    return status_from_errno(errno, "watch " + node_->folders.exits);
+  }
+  Result<Watch> watch = host_.watch(exits_.get(), POLLIN, [this](uint32_t) {
+    alignas(inotify_event) char buffer[16384];
+    for (;;) {
+      const ssize_t count = read(exits_.get(), buffer, sizeof buffer);
+      if (count <= 0) break;
+      for (ssize_t at = 0; at < count;) {
+        const auto* event = reinterpret_cast<const inotify_event*>(buffer + at);
+        at += static_cast<ssize_t>(sizeof *event + event->len);
+        if (event->mask & IN_Q_OVERFLOW) {
+          for (const auto& [id, entry] : entries_) host_.detach(settle(entry, false));
+        } else if (event->len) {
+          if (const auto found = entries_.find(std::string_view(event->name)); found != entries_.end())
+            host_.detach(settle(found->second, false));
+        }
+      }
+    }
+  });
+  if (!watch) return watch.status();
+  exits_watch_ = std::move(*watch);
+  return {};
+}
+
+void Containers::watch_monitor(const EntryPointer& entry) {
+  if (!entry->monitor_fd) {
+    entry->monitor_ended->set();
+    return;
+  }
+  const std::weak_ptr<Entry> weak = entry;
+  Result<Watch> watch = host_.watch(entry->monitor_fd.get(), POLLIN, [this, weak](uint32_t) {
+    const EntryPointer strong = weak.lock();
+    if (!strong || strong->monitor_ended->has_come()) return;
+    strong->monitor_ended->set();
+    // Not here: a watch must not destroy itself while its function runs.
+    host_.post([this, strong] {
+      strong->monitor_watch = {};
+      host_.detach(settle(strong, true));
+    });
+  });
+  if (watch) entry->monitor_watch = std::move(*watch);
+}
+
+void Containers::watch_process(const EntryPointer& entry) {
+  entry->process_fd = open_pidfd(entry->record.process.pid);
+  const std::weak_ptr<Entry> weak = entry;
+  if (entry->process_fd && is_alive(entry->record.process)) {
+    Result<Watch> watch = host_.watch(entry->process_fd.get(), POLLIN, [this, weak](uint32_t) {
+      const EntryPointer strong = weak.lock();
+      if (!strong) return;
+      host_.post([this, strong] {
+        strong->process_watch = {};
+        host_.detach(settle(strong, true));
+      });
+    });
+    if (watch) {
+      entry->process_watch = std::move(*watch);
+      return;
+    }
+  }
+  host_.detach(settle(entry, true));
+}
+
+Task<void> Containers::settle(EntryPointer entry, bool monitor_ended) {
+  Turnstile::Pass pass = co_await entry->turnstile.enter();
+  if (entry->gone || (entry->record.phase != Phase::created && entry->record.phase != Phase::started)) co_return;
+  const auto work = [node = node_, record = entry->record]() -> std::pair<bool, ContainerRecord> {
+    ContainerRecord changed = record;
+    auto exit = read_exit(*node, record.id);
+    if (!exit || !*exit) return {false, changed};
+    apply_exit(*node, changed, **exit);
+    if (changed.shares_processes) (void)node->cgroups.kill(changed.cgroup);
+    return {true, changed};
+  };
+  Task<std::pair<bool, ContainerRecord>> looking = host_.blocking(work);
+  std::pair<bool, ContainerRecord> outcome = co_await std::move(looking);
+  if (!outcome.first) {
+    if (!monitor_ended) co_return;
+    if (is_alive(entry->record.process)) {
+      if (!entry->process_fd) {
+        entry->record.message = "its monitor is gone: what it writes is lost, and its exit code will not be known";
+        host_.warn("the monitor of a running container is gone", {{"container", entry->record.id}});
+        publish(*entry);
+        watch_process(entry);
+      }
+      co_return;
+    }
+    outcome.second.phase = Phase::exited;
+    outcome.second.exit_code = 137;
+    outcome.second.finished_at = now();
+    outcome.second.message = "it ended while nobody watched: its monitor was gone";
+    const auto record = outcome.second;
+    const auto saving_work = [node = node_, record] { return save(*node, record, false); };
+    Task<Status> saving = host_.blocking(saving_work);
+    (void)co_await std::move(saving);
+  }
+  entry->record = std::move(outcome.second);
+  entry->process_watch = {};
+  if (entry->record.out_of_memory) out_of_memory_.add();
+  entry->ended->set();
+  publish(*entry);
+}
+
+Result<runtime::v1::SignalContainerResponse> Containers::signal(const std::string& id, int number) {
+  Result<EntryPointer> found = find(id);
+  if (!found) return found.status();
+  const ContainerRecord& record = (*found)->record;
+  if (number < 0 || number > 64) return invalid_argument("signal " + std::to_string(number) + " is none of Linux's");
+  if (record.phase != Phase::started && record.phase != Phase::created) return runtime::v1::SignalContainerResponse();
+  const UniqueFd handle = open_pidfd(record.process.pid);
+  if (!handle || !is_alive(record.process)) return runtime::v1::SignalContainerResponse();
+  if (syscall(SYS_pidfd_send_signal, handle.get(), number ? number : record.stop_signal, nullptr, 0) != 0 &&
+      errno != ESRCH) {
+    return status_from_errno(errno, "signal container " + id);
+  }
+  return runtime::v1::SignalContainerResponse();
+}
+
+Task<Result<runtime::v1::RemoveContainerResponse>> Containers::remove(const std::string& id) {
+  const auto found = entries_.find(id);
+  if (found == entries_.end()) co_return runtime::v1::RemoveContainerResponse();
+  const EntryPointer entry = found->second;
+  {
+    // Let what is under way end first: a container that is being created has no process to kill yet.
+    Turnstile::Pass pass = co_await entry->turnstile.enter();
+    if (entry->gone) co_return runtime::v1::RemoveContainerResponse();
+  }
+  if (entry->record.phase == Phase::created || entry->record.phase == Phase::started) {
+    (void)signal(id, SIGKILL);
+    // The monitor writes the last lines of the log, then the exit file, then ends.
+    Task<void> waiting = wait_at_most(host_, entry->monitor_ended, kEndPatience);
+    co_await std::move(waiting);
+  }
+  Turnstile::Pass pass = co_await entry->turnstile.enter();
+  if (entry->gone) co_return runtime::v1::RemoveContainerResponse();
+  Task<Status> removing = dismantle_entry(entry);
+  Status status = co_await std::move(removing);
+  if (!status) co_return status;
+  co_return runtime::v1::RemoveContainerResponse();
+}
+
+Task<Status> Containers::dismantle_entry(EntryPointer entry) {
+  const auto work = [node = node_, store = store_, record = entry->record] { return dismantle(*node, *store, record); };
+  Task<Status> removing = host_.blocking(work);
+  Status status = co_await std::move(removing);
+  if (!status) {
+    entry->record.phase = Phase::removing;
+    entry->record.message = status.message();
+    co_return status;
+  }
+  forget(entry);
+  empty_trash_later();
+  co_return status;
+}
+
+void Containers::empty_trash_later() {
+  trash_has_more_ = true;
+  if (!trash_is_emptied_) host_.detach(empty_trash_now());
+}
+
+Task<void> Containers::empty_trash_now() {
+  trash_is_emptied_ = true;
+  while (std::exchange(trash_has_more_, false)) {
+    const auto work = [node = node_, store = store_] {
+      const Status containers = empty_trash(*node), images = store->empty_trash();
+      return containers ? images : containers;
+    };
+    Task<Status> emptying = host_.blocking(work);
+    const Status status = co_await std::move(emptying);
+    if (!status) host_.warn("the trash could not be emptied", {{"error", status.message()}});
+  }
+  trash_is_emptied_ = false;
+}
+
+// ---- Recovery --------------------------------------------------------------------------------------------------------------
+
+Task<Status> Containers::recover() {
+  // Before anything is looked at, so that no end falls in between.
+  if (Status status = watch_exits(); !status) co_return status;
+  const auto work = [node = node_, store = store_]() -> Result<std::vector<Found>> {
+    auto all = look(*node);
+    if (!all) return all;
+    std::vector<std::string> known;
+    for (const Found& found : *all) {
+      if (found.keep) known.push_back(found.record.id);
+    }
+    kill_stray_monitors(*node, known);
+    for (Found& found : *all) {
+      if (found.keep) {
+        // Leases are not synced: after a power loss they are made again. An image that is gone meanwhile is no reason to lose the rest.
+        if (auto again = store->lease(found.record.image_id, found.record.id, node->key); !again) {
+          found.remark +=
+              (found.remark.empty() ? "" : "; ") + ("container " + found.record.id + ": " + again.status().message());
+        }
+      } else if (Status status = dismantle(*node, *store, found.record); !status) {
+        found.remark += (found.remark.empty() ? "" : "; ") + status.message();
+        found.record.phase = Phase::removing;
+        found.keep = true;
+        known.push_back(found.record.id);
+      }
+    }
+    if (Status status = sweep(*node, *store, known); !status) return status;
+    return all;
+  };
+  Task<Result<std::vector<Found>>> looking = host_.blocking(work);
+  Result<std::vector<Found>> all = co_await std::move(looking);
+  if (!all) co_return all.status();
+  for (Found& found : *all) {
+    if (!found.remark.empty()) host_.warn(found.remark);
+    if (!found.keep) continue;
+    const EntryPointer entry = std::make_shared<Entry>(host_);
+    entry->record = std::move(found.record);
+    entries_[entry->record.id] = entry;
+    if (entry->record.phase != Phase::created && entry->record.phase != Phase::started) {
+      entry->monitor_ended->set();
+      entry->ended->set();
+      continue;
+    }
+    entry->monitor_fd = open_pidfd(entry->record.monitor.pid);
+    if (!is_alive(entry->record.monitor)) entry->monitor_fd.reset();
+    watch_monitor(entry);
+    if (!entry->monitor_fd) host_.detach(settle(entry, true));
+    host_.detach(settle(entry, false));
+  }
+  count_.set(static_cast<double>(entries_.size()));
+  host_.info("containers were taken over", {{"containers", std::to_string(entries_.size())}});
+  empty_trash_later();
+  if (retiring_ && entries_.empty()) host_.retired();
+  co_return Status::ok();
+}
+
+// ---- Running containers ----------------------------------------------------------------------------------------------------
+
+Task<Result<runtime::v1::ExecResponse>> Containers::exec(Call& call, const runtime::v1::ExecRequest& request) {
+  Result<EntryPointer> found = find(request.container_id());
+  if (!found) co_return found.status();
+  const EntryPointer entry = *found;
+  if (entry->record.phase != Phase::started)
+    co_return failed_precondition("container " + request.container_id() + " is not running");
+  if (request.command().empty()) co_return invalid_argument("no command to run");
+  std::vector<std::string> environment;
+  for (const auto& item : request.environment()) environment.push_back(item.key() + "=" + item.value());
+
+  const auto work = [node = node_, id = entry->record.id, environment, request = &request]() -> Result<UniqueFd> {
+    auto text = files::read_file(node->folders.container(id) + "/config.json");
+    if (!text) return text.status();
+    boost::json::error_code error;
+    const boost::json::value spec = boost::json::parse(*text, error);
+    if (error || !spec.is_object()) return data_loss("the spec of container " + id + " is damaged");
+    const std::vector<std::string> command(request->command().begin(), request->command().end());
+    const std::string process =
+        boost::json::serialize(oci::make_exec_process(spec.get_object(), command, environment, request->tty()));
+    UniqueFd memory(memfd_create("process", MFD_CLOEXEC));
+    if (!memory) return status_from_errno(errno, "write the process document");
+    if (Status status = files::write_all(memory.get(), process); !status) return status;
+    return memory;
+  };
+  Task<Result<UniqueFd>> writing = host_.blocking(work);
+  Result<UniqueFd> document = co_await std::move(writing);
+  if (!document) co_return document.status();
+
+  const std::string pid_file =
+      node_->folders.run + "/exec-" + std::to_string(getpid()) + "-" + std::to_string(++exec_number_);
+  Command command = exec_command(*node_, entry->record, request.tty(), pid_file);
+  const std::vector<UniqueFd>& given = call.received().descriptors;
+  for (size_t i = 0; i < 3; ++i)
+    command.descriptors.push_back(request.tty()      ? (given.empty() ? -1 : given[0].get())
+                                  : i < given.size() ? given[i].get()
+                                                     : -1);
+  command.descriptors.push_back(document->get());
+  Result<Process> process = host_.spawn(command);
+  if (!process) co_return process.status().with_context("run a command in container " + request.container_id());
+  // The other ends see their end of file only once ours are closed.
+  call.received().descriptors.clear();
+  const UniqueFd runtime_handle(fcntl(process->pidfd(), F_DUPFD_CLOEXEC, 0));
+  const auto give_up = [pid_file, cgroup = entry->record.cgroup, handle = runtime_handle.get()] {
+    // The command is a child of the runtime's process; that one dies with SIGKILL, but does not pass it on.
+    if (auto text = files::read_file(pid_file, 100)) {
+      const int pid = std::atoi(text->c_str());
+      const UniqueFd command_handle = open_pidfd(pid);
+      auto membership = files::read_file("/proc/" + std::to_string(pid) + "/cgroup", 65536);
+      if (command_handle && membership && membership->find(cgroup) != std::string::npos) {
+        syscall(SYS_pidfd_send_signal, command_handle.get(), SIGKILL, nullptr, 0);
+      }
+    }
+    syscall(SYS_pidfd_send_signal, handle, SIGKILL, nullptr, 0);
+  };
+  call.on_cancel(give_up);
+  const int status = co_await process->exited();
+  call.on_cancel({});
+  unlink(pid_file.c_str());
+  runtime::v1::ExecResponse response;
+  response.set_exit_code(exit_code_of(status));
+  co_return response;
+}
+
+Task<Result<runtime::v1::UpdateResourcesResponse>> Containers::update(
+    const runtime::v1::UpdateResourcesRequest& request) {
+  Result<EntryPointer> found = find(request.container_id());
+  if (!found) co_return found.status();
+  const EntryPointer entry = *found;
+  Turnstile::Pass pass = co_await entry->turnstile.enter();
+  if (entry->gone || (entry->record.phase != Phase::created && entry->record.phase != Phase::started)) {
+    co_return failed_precondition("container " + request.container_id() + " has ended");
+  }
+  const auto work = [node = node_, cgroup = entry->record.cgroup, limits = oci::limits_of(request.resources())] {
+    return node->cgroups.apply(cgroup, limits);
+  };
+  Task<Status> applying = host_.blocking(work);
+  const Status status = co_await std::move(applying);
+  if (!status) co_return status.with_context("update container " + request.container_id());
+  co_return runtime::v1::UpdateResourcesResponse();
+}
+
+Task<Result<runtime::v1::StatsResponse>> Containers::stats(const std::string& id) {
+  std::vector<EntryPointer> wanted;
+  if (!id.empty()) {
+    Result<EntryPointer> found = find(id);
+    if (!found) co_return found.status();
+    wanted.push_back(*found);
+  } else {
+    for (const auto& [key, entry] : entries_) wanted.push_back(entry);
+  }
+  runtime::v1::StatsResponse response;
+  for (const EntryPointer& entry : wanted) {
+    if (entry->record.phase != Phase::started && entry->record.phase != Phase::created) continue;
+    const bool measure = std::chrono::steady_clock::now() - entry->usage_time > kUsageAge;
+    const auto work = [node = node_, record = entry->record,
+                       measure]() -> std::pair<Result<cgroup::Stats>, files::Usage> {
+      files::Usage usage;
+      if (measure) {
+        if (auto folder = files::open_folder(node->folders.container(record.id)))
+          usage = files::measure_tree(folder->get(), "upper");
+      }
+      return {node->cgroups.stats(record.cgroup), usage};
+    };
+    Task<std::pair<Result<cgroup::Stats>, files::Usage>> reading = host_.blocking(work);
+    std::pair<Result<cgroup::Stats>, files::Usage> read = co_await std::move(reading);
+    if (!read.first) continue;  // it has ended meanwhile
+    const cgroup::Stats& now_read = *read.first;
+    if (measure) {
+      entry->usage = read.second;
+      entry->usage_time = std::chrono::steady_clock::now();
+    }
+    ::runtime::v1::ContainerStats& stats = *response.add_containers();
+    const ContainerRecord& record = entry->record;
+    stats.mutable_attributes()->set_id(record.id);
+    stats.mutable_attributes()->mutable_metadata()->set_name(record.name);
+    stats.mutable_attributes()->mutable_metadata()->set_attempt(record.attempt);
+    for (const auto& [key, value] : record.labels) (*stats.mutable_attributes()->mutable_labels())[key] = value;
+    for (const auto& [key, value] : record.annotations)
+      (*stats.mutable_attributes()->mutable_annotations())[key] = value;
+    stats.mutable_cpu()->set_timestamp(now_read.time);
+    stats.mutable_cpu()->mutable_usage_core_nano_seconds()->set_value(now_read.cpu_nanoseconds);
+    const int64_t elapsed = now_read.time - entry->last.time;
+    if (entry->last.time && elapsed > 0 && now_read.cpu_nanoseconds >= entry->last.cpu_nanoseconds) {
+      const double cores =
+          static_cast<double>(now_read.cpu_nanoseconds - entry->last.cpu_nanoseconds) / static_cast<double>(elapsed);
+      stats.mutable_cpu()->mutable_usage_nano_cores()->set_value(static_cast<uint64_t>(cores * 1e9));
+    }
+    entry->last = now_read;
+    auto& memory = *stats.mutable_memory();
+    memory.set_timestamp(now_read.time);
+    memory.mutable_usage_bytes()->set_value(now_read.memory_bytes);
+    memory.mutable_working_set_bytes()->set_value(now_read.working_set_bytes);
+    memory.mutable_rss_bytes()->set_value(now_read.anonymous_bytes);
+    memory.mutable_page_faults()->set_value(now_read.page_faults);
+    memory.mutable_major_page_faults()->set_value(now_read.major_page_faults);
+    if (now_read.memory_limit > now_read.working_set_bytes) {
+      memory.mutable_available_bytes()->set_value(now_read.memory_limit - now_read.working_set_bytes);
+    }
+    stats.mutable_swap()->set_timestamp(now_read.time);
+    stats.mutable_swap()->mutable_swap_usage_bytes()->set_value(now_read.swap_bytes);
+    if (now_read.swap_limit > now_read.swap_bytes) {
+      stats.mutable_swap()->mutable_swap_available_bytes()->set_value(now_read.swap_limit - now_read.swap_bytes);
+    }
+    auto& layer = *stats.mutable_writable_layer();
+    layer.set_timestamp(now_read.time);
+    layer.mutable_fs_id()->set_mountpoint(node_->folders.containers);
+    layer.mutable_used_bytes()->set_value(entry->usage.bytes);
+    layer.mutable_inodes_used()->set_value(entry->usage.inodes);
+  }
+  co_return response;
+}
+
+Task<Result<runtime::v1::ReopenLogResponse>> Containers::reopen(const std::string& id) {
+  Result<EntryPointer> found = find(id);
+  if (!found) co_return found.status();
+  const EntryPointer entry = *found;
+  Turnstile::Pass pass = co_await entry->turnstile.enter();
+  if (entry->gone || entry->record.phase == Phase::exited)
+    co_return failed_precondition("container " + id + " has ended; its log is not written any more");
+  const auto work = [node = node_, record = entry->record] { return reopen_log(*node, record); };
+  Task<Status> reopening = host_.blocking(work);
+  const Status status = co_await std::move(reopening);
+  if (!status) co_return status;
+  co_return runtime::v1::ReopenLogResponse();
+}
+
+}  // namespace pintle::runtime_oci

@@ -1,0 +1,362 @@
+// runtime-oci: containers by crun or runc under conmon, images from an own store, no daemon. This file joins the interfaces of
+// the schema to the containers (containers.hpp) and the image store (cri/images/store.hpp).
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <pintle/plugin.hpp>
+
+#include "cri/images/store.hpp"
+#include "pintle/image.pintle.hpp"
+#include "pintle/runtime.pintle.hpp"
+#include "plugins/runtime-oci/containers.hpp"
+#include "plugins/runtime-oci/settings.hpp"
+
+namespace pintle::runtime_oci {
+namespace {
+
+using ImagePointer = std::shared_ptr<const images::Image>;
+
+/// What start() finds out. An instance whose programs are missing serves too: it says what to install.
+struct Parts {
+  Status problem;
+  std::shared_ptr<const Node> node;
+  std::shared_ptr<images::Store> store;
+  std::unique_ptr<Containers> containers;
+};
+
+image::v1::Image to_message(const images::Image& image) {
+  image::v1::Image message;
+  ::runtime::v1::Image& basic = *message.mutable_image();
+  basic.set_id(image.id.to_string());
+  for (const std::string& tag : image.tags()) basic.add_repo_tags(tag);
+  for (const std::string& digest : image.digests()) basic.add_repo_digests(digest);
+  basic.set_size(image.size);
+  basic.mutable_spec()->set_image(image.id.to_string());
+  const images::Config& config = image.config;
+  const std::string user = config.user.substr(0, config.user.find(':'));
+  if (!user.empty() && user.find_first_not_of("0123456789") == std::string::npos && user.size() < 11) {
+    basic.mutable_uid()->set_value(std::stoll(user));
+  } else if (user.empty()) {
+    basic.mutable_uid()->set_value(0);
+  } else {
+    basic.set_username(user);
+  }
+  for (const std::string& text : config.entrypoint) message.add_entrypoint(text);
+  for (const std::string& text : config.command) message.add_command(text);
+  for (const std::string& text : config.environment) message.add_environment(text);
+  message.set_working_directory(config.working_directory);
+  message.set_user(config.user);
+  message.set_stop_signal(config.stop_signal);
+  for (const auto& [key, value] : config.labels) (*message.mutable_labels())[key] = value;
+  message.set_created_at(config.created_at);
+  message.set_architecture(config.architecture);
+  for (const images::Digest& layer : image.layers) message.add_layers(layer.to_string());
+  message.set_manifest_digest(image.manifest.to_string());
+  return message;
+}
+
+class RuntimeService final : public runtime::v1::RuntimeBackend {
+ public:
+  explicit RuntimeService(Parts& parts, Host& host) : parts_(parts), host_(host) {}
+
+  Task<Result<runtime::v1::DescribeResponse>> Describe(Call&, const runtime::v1::DescribeRequest&) override {
+    runtime::v1::DescribeResponse response;
+    response.set_name("oci");
+    response.set_ready(parts_.problem.is_ok());
+    response.set_message(parts_.problem.message());
+    response.set_cgroup_driver("cgroupfs");
+    if (parts_.node) {
+      response.set_name(parts_.node->programs.runtime_name);
+      response.set_version(parts_.node->programs.runtime_version);
+      response.add_handlers(parts_.node->programs.runtime_name);
+    }
+    co_return response;
+  }
+  Task<Result<runtime::v1::CreateContainerResponse>> CreateContainer(
+      Call& call, const runtime::v1::CreateContainerRequest& request) override {
+    if (!parts_.containers) co_return parts_.problem;
+    Task<Result<runtime::v1::CreateContainerResponse>> task = parts_.containers->create(call, request);
+    co_return co_await std::move(task);
+  }
+  Task<Result<runtime::v1::StartContainerResponse>> StartContainer(
+      Call&, const runtime::v1::StartContainerRequest& request) override {
+    if (!parts_.containers) co_return parts_.problem;
+    Task<Result<runtime::v1::StartContainerResponse>> task = parts_.containers->start(request.container_id());
+    co_return co_await std::move(task);
+  }
+  Task<Result<runtime::v1::SignalContainerResponse>> SignalContainer(
+      Call&, const runtime::v1::SignalContainerRequest& request) override {
+    if (!parts_.containers) co_return parts_.problem;
+    co_return parts_.containers->signal(request.container_id(), request.signal());
+  }
+  Task<Result<runtime::v1::RemoveContainerResponse>> RemoveContainer(
+      Call&, const runtime::v1::RemoveContainerRequest& request) override {
+    if (!parts_.containers) co_return parts_.problem;
+    Task<Result<runtime::v1::RemoveContainerResponse>> task = parts_.containers->remove(request.container_id());
+    co_return co_await std::move(task);
+  }
+  Task<Result<runtime::v1::ListContainersResponse>> ListContainers(
+      Call&, const runtime::v1::ListContainersRequest& request) override {
+    if (!parts_.containers) co_return parts_.problem;
+    co_return parts_.containers->list(request.container_id());
+  }
+  Task<Result<runtime::v1::ExecResponse>> Exec(Call& call, const runtime::v1::ExecRequest& request) override {
+    if (!parts_.containers) co_return parts_.problem;
+    Task<Result<runtime::v1::ExecResponse>> task = parts_.containers->exec(call, request);
+    co_return co_await std::move(task);
+  }
+  Task<Result<runtime::v1::UpdateResourcesResponse>> UpdateResources(
+      Call&, const runtime::v1::UpdateResourcesRequest& request) override {
+    if (!parts_.containers) co_return parts_.problem;
+    Task<Result<runtime::v1::UpdateResourcesResponse>> task = parts_.containers->update(request);
+    co_return co_await std::move(task);
+  }
+  Task<Result<runtime::v1::StatsResponse>> Stats(Call&, const runtime::v1::StatsRequest& request) override {
+    if (!parts_.containers) co_return parts_.problem;
+    Task<Result<runtime::v1::StatsResponse>> task = parts_.containers->stats(request.container_id());
+    co_return co_await std::move(task);
+  }
+  Task<Result<runtime::v1::ReopenLogResponse>> ReopenLog(Call&, const runtime::v1::ReopenLogRequest& request) override {
+    if (!parts_.containers) co_return parts_.problem;
+    Task<Result<runtime::v1::ReopenLogResponse>> task = parts_.containers->reopen(request.container_id());
+    co_return co_await std::move(task);
+  }
+  Task<Status> Events(Call&, const runtime::v1::EventsRequest&, StreamWriter<runtime::v1::Event>& writer) override {
+    if (!parts_.containers) co_return parts_.problem;
+    Task<Status> task = parts_.containers->events().subscribe(writer);
+    co_return co_await std::move(task);
+  }
+  Task<Result<runtime::v1::CreateSandboxResponse>> CreateSandbox(
+      Call&, const runtime::v1::CreateSandboxRequest& request) override {
+    if (!parts_.containers) co_return parts_.problem;
+    const std::string& cgroup = request.sandbox().cgroup_parent();
+    if (!cgroup.empty()) {
+      const auto limits = oci::limits_of(request.sandbox().config().linux().resources());
+      const auto work = [node = parts_.node, cgroup, limits] {
+        Status status = node->cgroups.create(cgroup);
+        return status ? node->cgroups.apply(cgroup, limits) : status;
+      };
+      Task<Status> making = host_.blocking(work);
+      const Status status = co_await std::move(making);
+      if (!status) co_return status.with_context("sandbox " + request.sandbox().id());
+    }
+    co_return runtime::v1::CreateSandboxResponse();
+  }
+  Task<Result<runtime::v1::RemoveSandboxResponse>> RemoveSandbox(
+      Call&, const runtime::v1::RemoveSandboxRequest& request) override {
+    if (!parts_.containers) co_return parts_.problem;
+    const std::string& cgroup = request.cgroup_parent();
+    // A parent that several pods share is not a pod's to remove.
+    if (!cgroup.empty() && cgroup != parts_.node->settings.cgroup_parent) {
+      const auto work = [node = parts_.node, cgroup] { return node->cgroups.remove(cgroup, 1000); };
+      Task<Status> removing = host_.blocking(work);
+      const Status status = co_await std::move(removing);
+      if (!status) co_return status.with_context("sandbox " + request.sandbox_id());
+    }
+    co_return runtime::v1::RemoveSandboxResponse();
+  }
+
+ private:
+  Parts& parts_;
+  Host& host_;
+};
+
+class ImageService final : public image::v1::ImageBackend {
+ public:
+  explicit ImageService(Parts& parts, Host& host) : parts_(parts), host_(host) {}
+
+  Task<Result<image::v1::ListResponse>> List(Call&, const image::v1::ListRequest&) override {
+    if (!parts_.store) co_return parts_.problem;
+    const auto work = [store = parts_.store] { return store->list(); };
+    Task<Result<std::vector<ImagePointer>>> listing = host_.blocking(work);
+    Result<std::vector<ImagePointer>> images = co_await std::move(listing);
+    if (!images) co_return images.status();
+    image::v1::ListResponse response;
+    for (const ImagePointer& image : *images) *response.add_images() = to_message(*image);
+    co_return response;
+  }
+  Task<Result<image::v1::StatusResponse>> Status(Call&, const image::v1::StatusRequest& request) override {
+    if (!parts_.store) co_return parts_.problem;
+    const auto work = [store = parts_.store, name = request.reference()] { return store->find(name); };
+    Task<Result<ImagePointer>> finding = host_.blocking(work);
+    Result<ImagePointer> image = co_await std::move(finding);
+    if (!image) co_return image.status();
+    image::v1::StatusResponse response;
+    if (*image) *response.mutable_image() = to_message(**image);
+    co_return response;
+  }
+  Task<Result<image::v1::LoadResponse>> Load(Call& call, const image::v1::LoadRequest& request) override {
+    if (!parts_.store) co_return parts_.problem;
+    auto& descriptors = call.received().descriptors;
+    if (request.path().empty() && descriptors.empty())
+      co_return invalid_argument("nothing to load: give a path, or the archive as a descriptor");
+    const int descriptor = descriptors.empty() ? -1 : descriptors[0].get();
+    const auto work = [store = parts_.store, path = request.path(), reference = request.reference(), descriptor] {
+      return path.empty() ? store->load(descriptor, reference) : store->load(path, reference);
+    };
+    Task<Result<std::vector<ImagePointer>>> loading = host_.blocking(work);
+    Result<std::vector<ImagePointer>> images = co_await std::move(loading);
+    if (!images) co_return images.status();
+    image::v1::LoadResponse response;
+    for (const ImagePointer& image : *images) {
+      *response.add_images() = to_message(*image);
+      host_.info("image loaded", {{"image", image->id.to_string()},
+                                  {"reference", image->references.empty() ? "" : image->references.front()}});
+    }
+    co_return response;
+  }
+  Task<Result<image::v1::RemoveResponse>> Remove(Call&, const image::v1::RemoveRequest& request) override {
+    if (!parts_.store) co_return parts_.problem;
+    const auto work = [store = parts_.store, name = request.reference()] { return store->remove(name); };
+    Task<Result<std::vector<images::Digest>>> removing = host_.blocking(work);
+    Result<std::vector<images::Digest>> removed = co_await std::move(removing);
+    if (!removed) co_return removed.status();
+    image::v1::RemoveResponse response;
+    for (const images::Digest& id : *removed) response.add_removed_ids(id.to_string());
+    if (!removed->empty()) host_.detach(empty_trash(host_, parts_.store));
+    co_return response;
+  }
+  Task<Result<image::v1::PullResponse>> Pull(Call&, const image::v1::PullRequest& request) override {
+    co_return unimplemented("pull " + request.reference() +
+                            ": this runtime loads images from files only; save it elsewhere ('skopeo copy docker://" +
+                            request.reference() +
+                            " oci-archive:image.tar') and load it with 'pintle image load image.tar'");
+  }
+  Task<Result<image::v1::FileSystemResponse>> FileSystem(Call&, const image::v1::FileSystemRequest&) override {
+    if (!parts_.store) co_return parts_.problem;
+    const auto work = [store = parts_.store] { return store->usage(); };
+    Task<files::Usage> measuring = host_.blocking(work);
+    const files::Usage usage = co_await std::move(measuring);
+    image::v1::FileSystemResponse response;
+    response.set_path(parts_.store->path());
+    response.set_used_bytes(usage.bytes);
+    response.set_used_inodes(usage.inodes);
+    co_return response;
+  }
+
+ private:
+  static Task<void> empty_trash(Host& host, std::shared_ptr<images::Store> store) {
+    const auto work = [store] { return store->empty_trash(); };
+    Task<pintle::Status> emptying = host.blocking(work);
+    const pintle::Status status = co_await std::move(emptying);
+    if (!status) host.warn("the image store's trash could not be emptied", {{"error", status.message()}});
+  }
+  Parts& parts_;
+  Host& host_;
+};
+
+class RuntimeOci final : public Plugin {
+ public:
+  explicit RuntimeOci(Host& host) : Plugin(host), runtime_(parts_, host), images_(parts_, host) {
+    Result<Settings> settings = Settings::parse(host.config_json());
+    if (!settings) throw PluginError(settings.status());
+    settings_ = std::move(*settings);
+    parts_.problem = unavailable("runtime-oci has not started yet");
+    provide(runtime_);
+    provide(images_);
+  }
+
+  Task<Status> start() override {
+    Task<Status> opening = open_store();
+    Status status = co_await std::move(opening);
+    if (!status) co_return status;
+    Task<Status> assembling = assemble();
+    status = co_await std::move(assembling);
+    if (status.code() == Code::failed_precondition) {
+      // The image store serves, and whoever asks is told what is missing.
+      parts_.problem = status;
+      host().condition("RuntimeReady", false, "Missing", status.message());
+      host().error(status.message());
+      co_return Status::ok();
+    }
+    if (!status) co_return status;
+    auto containers = std::make_unique<Containers>(host(), parts_.node, parts_.store);
+    Task<Status> recovering = containers->recover();
+    status = co_await std::move(recovering);
+    if (!status) co_return status.with_context("take over containers");
+    parts_.containers = std::move(containers);
+    parts_.problem = Status::ok();
+    host().condition("RuntimeReady", true, "Ready",
+                     parts_.node->programs.runtime_name + " " + parts_.node->programs.runtime_version);
+    co_return Status::ok();
+  }
+
+  Task<Status> retire() override {
+    if (parts_.containers) {
+      parts_.containers->retire();
+    } else {
+      host().retired();
+    }
+    co_return Status::ok();
+  }
+
+ private:
+  Task<Status> open_store() {
+    const auto work = [path = std::string(host().shared_directory()) +
+                              "/images"]() -> Result<std::shared_ptr<images::Store>> {
+      auto store = images::Store::open(path, {});
+      if (!store) return store.status();
+      return std::shared_ptr<images::Store>(std::move(*store));
+    };
+    Task<Result<std::shared_ptr<images::Store>>> opening = host().blocking(work);
+    Result<std::shared_ptr<images::Store>> store = co_await std::move(opening);
+    if (!store) co_return store.status();
+    parts_.store = std::move(*store);
+    for (const std::string& warning : parts_.store->warnings()) host().warn(warning);
+    co_return Status::ok();
+  }
+
+  Task<Status> assemble() {
+    auto node = std::make_shared<Node>();
+    node->key = std::string(host().key());
+    node->settings = settings_;
+    Result<Programs> programs = find_programs(settings_);
+    if (!programs) co_return programs.status();
+    node->programs = std::move(*programs);
+    Task<Result<std::string>> asking = ask_version(node->programs.runtime);
+    Result<std::string> version = co_await std::move(asking);
+    if (!version) co_return version.status();
+    if (Status status = identify_runtime(node->programs, *version); !status) co_return status;
+    Result<cgroup::Layout> cgroups = cgroup::Layout::detect();
+    if (!cgroups) co_return cgroups.status();
+    node->cgroups = std::move(*cgroups);
+    node->host = oci::HostFacts::detect(node->cgroups.mode());
+    Result<Folders> folders = Folders::make(host().state_directory(), host().run_directory());
+    if (!folders) co_return folders.status();
+    node->folders = std::move(*folders);
+    host().info("OCI runtime found", {{"runtime", node->programs.runtime},
+                                      {"version", node->programs.runtime_version},
+                                      {"cgroups", cgroup::mode_name(node->cgroups.mode())}});
+    parts_.node = std::move(node);
+    co_return Status::ok();
+  }
+
+  Task<Result<std::string>> ask_version(std::string program) {
+    const UniqueFd answer(memfd_create("version", MFD_CLOEXEC));
+    Command command;
+    command.program = program;
+    command.arguments = {program, "--version"};
+    command.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
+    command.descriptors = {-1, answer.get(), -1};
+    Result<Process> process = host().spawn(command);
+    if (!process) co_return process.status();
+    (void)co_await process->exited();
+    std::string text(4096, '\0');
+    const ssize_t count = pread(answer.get(), text.data(), text.size(), 0);
+    text.resize(count > 0 ? static_cast<size_t>(count) : 0);
+    co_return text;
+  }
+
+  Settings settings_;
+  Parts parts_;
+  RuntimeService runtime_;
+  ImageService images_;
+};
+
+}  // namespace
+}  // namespace pintle::runtime_oci
+
+using pintle::runtime_oci::RuntimeOci;
+PINTLE_PLUGIN(RuntimeOci);

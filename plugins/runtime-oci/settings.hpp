@@ -1,0 +1,67 @@
+#pragma once
+
+/// The instance's config, the programs it found, and the folders it works in.
+
+#include <pintle/status.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "cri/oci/spec.hpp"
+#include "sdk/support/cgroup/cgroup.hpp"
+
+namespace pintle::runtime_oci {
+
+struct Settings {
+  std::string runtime = "crun";  ///< "crun", "runc" or an absolute path
+  std::string monitor = "conmon";
+  std::string launcher;  ///< pintle-oci-launch; empty: looked for beside the installed files
+  std::string cgroup_parent = "/pintle";
+  /// From the instance's config (valid by config.schema.json).
+  static Result<Settings> parse(std::string_view json);
+};
+
+enum class RuntimeKind {
+  crun,  ///< takes a process that has joined its cgroup already
+  runc,  ///< makes and joins the cgroup itself
+};
+
+/// What was found on this host.
+struct Programs {
+  std::string runtime;
+  RuntimeKind kind = RuntimeKind::crun;
+  std::string runtime_name;     ///< "crun"
+  std::string runtime_version;  ///< "1.8.1"
+  std::string monitor;
+  std::string launcher;
+};
+
+/// Looks for the programs. FAILED_PRECONDITION says which package to install.
+Result<Programs> find_programs(const Settings& settings);
+/// Tells which runtime it is from what `RUNTIME --version` printed.
+Status identify_runtime(Programs& programs, std::string_view version);
+
+struct Folders {
+  std::string state;
+  std::string containers;
+  std::string exits;
+  std::string oci;
+  std::string trash;
+  std::string run;
+  /// Makes them below the instance's folders.
+  static Result<Folders> make(std::string_view state_directory, std::string_view run_directory);
+  std::string container(std::string_view id) const { return containers + "/" + std::string(id); }
+};
+
+/// Everything that stays the same while an instance lives.
+struct Node {
+  std::string key;  ///< the instance and its generation
+  Settings settings;
+  Programs programs;
+  Folders folders;
+  cgroup::Layout cgroups;
+  oci::HostFacts host;
+  std::string monitors_cgroup() const { return settings.cgroup_parent + "/monitors"; }
+};
+
+}  // namespace pintle::runtime_oci
