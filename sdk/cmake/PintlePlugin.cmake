@@ -74,14 +74,17 @@ function(pintle_plugin name)
   target_link_options(${name} PRIVATE -Wl,--version-script=${PINTLE_CMAKE_DIRECTORY}/plugin.map -Wl,--exclude-libs,ALL
                       -Wl,-z,now -Wl,-z,relro)
   set_property(TARGET ${name} APPEND PROPERTY LINK_DEPENDS ${PINTLE_CMAKE_DIRECTORY}/plugin.map)
-  if(COMMAND _house_declare) # in Pintle's own tree
-    set_target_properties(${name} PROPERTIES
-      LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/pintle/plugins BUILD_RPATH ${CMAKE_BINARY_DIR}/lib/pintle)
-    target_link_libraries(${name} PRIVATE pintle_warnings)
-    target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
-    if(NOT A_AREA)
-      file(RELATIVE_PATH A_AREA ${PROJECT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
-    endif()
-    _house_declare(${name} ${A_AREA})
+  if(NOT COMMAND _house_declare)
+    # A vendor's. The file that is built is the one that ships: no folder of the build in its run path.
+    set_target_properties(${name} PROPERTIES BUILD_WITH_INSTALL_RPATH ON)
+    return()
   endif()
+  set_target_properties(${name} PROPERTIES
+    LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib/pintle/plugins BUILD_RPATH ${CMAKE_BINARY_DIR}/lib/pintle)
+  target_link_libraries(${name} PRIVATE pintle_warnings)
+  target_include_directories(${name} PRIVATE ${PROJECT_SOURCE_DIR})
+  if(NOT A_AREA)
+    file(RELATIVE_PATH A_AREA ${PROJECT_SOURCE_DIR} ${CMAKE_CURRENT_SOURCE_DIR})
+  endif()
+  _house_declare(${name} ${A_AREA})
 endfunction()
