@@ -53,6 +53,7 @@ struct FakeNode::Child {
   int pidfd;
   pintle_exited exited;
   void* context;
+  bool detached;
 };
 
 namespace {
@@ -329,7 +330,8 @@ struct FakeApi {
     const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
     std::lock_guard lock(self.mutex_);
     auto child = std::make_unique<FakeNode::Child>();
-    *child = {&instance(host), pid, fcntl(pidfd, F_DUPFD_CLOEXEC, 3), exited, context};
+    *child = {&instance(host), pid, fcntl(pidfd, F_DUPFD_CLOEXEC, 3), exited, context,
+              (wanted->flags & PINTLE_SPAWN_DETACHED) != 0};
     self.children_.emplace(pid, std::move(child));
     process->pid = pid;
     process->pidfd = pidfd;
@@ -474,6 +476,7 @@ FakeNode::~FakeNode() {
   for (std::thread& thread : threads_) thread.join();
   for (const auto& [pid, child] : children_) {
     close(child->pidfd);
+    if (child->detached) continue;  // it outlives its host, as on a real node
     kill(pid, SIGKILL);
     waitpid(pid, nullptr, 0);
   }
