@@ -406,7 +406,11 @@ Task<Status> PodWorker::make_sandbox(PodRun& run) {
   auto making = context_.runtime->RunPodSandbox(request, options(kMakeCall));
   Result<cri::RunPodSandboxResponse> made = co_await making;
   ++run.next_sandbox_attempt;
-  if (!made) co_return made.status().with_context("run the pod's sandbox");
+  if (!made) {
+    // What is left of it must go before the next one.
+    run.must_refresh = true;
+    co_return made.status().with_context("run the pod's sandbox");
+  }
   run.sandbox_id = made->pod_sandbox_id();
   run.addresses.clear();
 

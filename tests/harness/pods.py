@@ -4,6 +4,7 @@ import glob
 import io
 import json
 import os
+import subprocess
 import tarfile
 
 import contained
@@ -24,6 +25,8 @@ def image_archive():
             tar.addfile(entry)
         _add_program(tar, os.path.join(contained.build(), "tests/harness/workload"), "bin/workload")
         _add_program(tar, "/bin/busybox", "bin/busybox")
+        for library in _libraries_of("/bin/busybox"):
+            _add_program(tar, library, library.lstrip("/"))
         for applet in ("sh", "cat", "echo", "ls", "true", "false", "sleep", "hostname"):
             entry = tarfile.TarInfo(f"bin/{applet}")
             entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
@@ -44,6 +47,12 @@ def image_archive():
 def _sha256(content):
     import hashlib
     return hashlib.sha256(content).hexdigest()
+
+
+def _libraries_of(program):
+    """What a program needs to start; nothing if it is static."""
+    told = subprocess.run(["ldd", program], capture_output=True, text=True, check=False).stdout
+    return [word for line in told.splitlines() for word in line.split() if word.startswith("/")]
 
 
 def _add_program(tar, source, name):
