@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sched.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -288,6 +289,27 @@ TEST_F(DoctorTest, SeesSettingsInTheWay) {
   file("/etc/resolv.conf", "nameserver 127.0.0.53\nnameserver 192.0.2.1");
   EXPECT_EQ(finding(check_network, "ip-forward").health, Health::ok);
   EXPECT_EQ(finding(check_network, "dns").health, Health::ok);
+}
+
+TEST(DoctorOnThisHost, SeesAFirewallThatDropsForwardedPackets) {
+  if (geteuid() != 0 || find_program("nft").empty()) GTEST_SKIP() << "needs root and nft";
+  const auto policy = [](const char* chain) {
+    // In a network namespace of its own, which ends with the child.
+    return try_in_child([chain] {
+      if (unshare(CLONE_NEWNET) != 0) return errno;
+      if (run_program({"nft", "add", "table", "ip", "filter"}).exit != 0 ||
+          run_program({"nft", "add", "chain", "ip", "filter", "FORWARD", chain}).exit != 0)
+        return EIO;
+      for (const Finding& finding : check_network(Host(""))) {
+        if (finding.name != "forward-policy") continue;
+        const bool named = finding.what.find("ip filter FORWARD") != std::string::npos;
+        return finding.health == Health::ok ? 1 : finding.health == Health::warn && named ? 2 : 3;
+      }
+      return 0;
+    });
+  };
+  EXPECT_EQ(policy("{ type filter hook forward priority 0; policy accept; }"), 1);
+  EXPECT_EQ(policy("{ type filter hook forward priority 0; policy drop; }"), 2);
 }
 
 TEST_F(DoctorTest, SeesOldKernelsAndSmallLimits) {

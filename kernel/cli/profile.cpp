@@ -240,7 +240,7 @@ int diff(Context& context, const ProfileOptions& options) {
 int apply(Context& context, const ProfileOptions& options) {
   std::string name = options.name;
   // The daemon has another working directory.
-  if (name.find('/') != std::string::npos) {
+  if (is_profile_path(name)) {
     if (char* absolute = realpath(name.c_str(), nullptr)) {
       name = absolute;
       std::free(absolute);

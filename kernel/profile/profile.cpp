@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <iterator>
 #include <map>
 #include <optional>
 #include <stdexcept>
@@ -81,8 +82,6 @@ std::vector<std::string> texts_at(const Document& profile, std::initializer_list
   return texts;
 }
 
-bool is_path(const std::string& name) { return name.find('/') != std::string::npos; }
-
 std::string join(const std::vector<std::string>& words, std::string_view between) {
   std::string joined;
   for (const std::string& word : words) joined += (joined.empty() ? std::string() : std::string(between)) + word;
@@ -106,7 +105,7 @@ std::map<std::string, std::string> profile_files(const ProfileSources& sources) 
 }
 
 Result<std::string> find_profile(const std::string& name, const ProfileSources& sources) {
-  if (is_path(name)) return name;
+  if (is_profile_path(name)) return name;
   std::error_code error;
   for (const std::string& folder : sources.profile_folders) {
     for (std::string_view suffix : suffixes) {
@@ -145,7 +144,7 @@ class Extender {
 
   Status check_name(const Document& profile, const std::string& asked) {
     const json::value* name = member(profile, {"metadata", "name"});
-    if (is_path(asked) || name == nullptr || !name->is_string() || text_of(*name) == asked) return Status::ok();
+    if (is_profile_path(asked) || name == nullptr || !name->is_string() || text_of(*name) == asked) return Status::ok();
     problems.push_back(profile.where("/metadata/name").text() + ": metadata.name: must be " + asked +
                        ", as the file's name is, is " + json::serialize(*name));
     return Status::ok();
@@ -153,7 +152,7 @@ class Extender {
 
  private:
   Result<Document> read_base(const std::string& name, const std::string& from, const std::string& where) {
-    if (name.find('/') != std::string::npos && name[0] != '/') {
+    if (is_profile_path(name) && name[0] != '/') {
       return invalid_argument(where + ": spec.extends: \"" + name +
                               "\" is a relative path; write a profile's name or an absolute path");
     }
@@ -223,6 +222,12 @@ Result<ResolvedProfile> resolve(Document text, const std::string& asked, const s
 }
 
 }  // namespace
+
+bool is_profile_path(const std::string& name_or_path) {
+  return name_or_path.find('/') != std::string::npos ||
+         std::any_of(std::begin(suffixes), std::end(suffixes),
+                     [&](std::string_view suffix) { return name_or_path.ends_with(suffix); });
+}
 
 Result<ResolvedProfile> resolve_profile(const std::string& name_or_path, const ProfileSources& sources) {
   Result<std::string> path = find_profile(name_or_path, sources);

@@ -61,6 +61,9 @@ struct ProfileSources {
   std::function<Result<PluginFile>(const std::string& path)> read_plugin;
 };
 
+/// Whether a profile is meant by its file's path, not by name: "./edge.yaml", "edge.yaml", "/srv/edge".
+bool is_profile_path(const std::string& name_or_path);
+
 struct ResolvedProfile {
   std::string path;                   // of its file; empty if it was a text
   std::vector<std::string> bases;     // files that it extends, in the order in which they were laid down

@@ -243,6 +243,9 @@ TEST_F(ProfileTest, WantsTheFilesNameInTheProfile) {
   EXPECT_THAT(problems("a"),
               ElementsAre("share/a.yaml:3:18: metadata.name: must be a, as the file's name is, is \"b\""));
   EXPECT_THAT(problems(root_ + "/share/a.yaml"), IsEmpty()) << "a path may have any name";
+  EXPECT_THAT(resolve_profile("a.yaml", sources_).status().message(), HasSubstr("a.yaml"))
+      << "a file of the working directory";
+  EXPECT_EQ(resolve_profile("a.yaml", sources_).status().code(), Code::not_found);
 }
 
 TEST_F(ProfileTest, ListsProfilesAndWhatIsWrongWithThem) {
