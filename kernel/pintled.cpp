@@ -15,6 +15,7 @@
 #include <mutex>
 
 #include "kernel/admin/admin.hpp"
+#include "kernel/node/crash.hpp"
 #include "kernel/node/handover.hpp"
 #include "kernel/node/node.hpp"
 #include "kernel/profile/profile.hpp"
@@ -95,6 +96,8 @@ class Daemon {
   int run(char** arguments) {
     const uint64_t began = now_ns();
     take_over(node_.listeners(), node_.processes());
+    const std::string crashes = options_.node.state_directory + "/crashes";
+    if (Status recording = record_crashes(crashes); !recording.is_ok()) return refuse(recording);
     Result<NodePlan> plan = plan_of_profile(options_.profile, sources_);
     if (!plan) return refuse(plan.status());
     Result<int> admin =
@@ -118,6 +121,10 @@ class Daemon {
     hooks.version = version;
     auto server = std::make_unique<AdminServer>(node_, std::move(hooks), *admin);
     report_readiness(began);
+    const std::set<std::string> crashed = crashed_too_often(crashes, wall_clock_ms());
+    for (const std::string& name : crashed)
+      node_.say(PINTLE_LOG_WARN, name + " has crashed the daemon three times within ten minutes; it runs in a process of its own now");
+    node_.force_isolated(crashed);
     Status started = wait_for([&](Done done) { node_.start(*plan, std::move(done)); });
     if (!started.is_ok()) return refuse(started);
 
@@ -132,8 +139,10 @@ class Daemon {
           sd_notify(0, "STOPPING=1");
           node_.say(PINTLE_LOG_INFO, "stopping; what it started goes on");
           stop_node();
+          node_.processes().kill_attached();
           server.reset();
-          static_cast<void>(node_.listeners().end("pintled", "admin"));
+          static_cast<void>(node_.listeners().end("pintled", "admin").is_ok());
+          if (!node_.engine().reactor().healthy()) _exit(0);  // a stuck lane cannot be joined
           node_.engine().stop();
           return 0;
         }
@@ -141,7 +150,6 @@ class Daemon {
           sd_notify(0, "RELOADING=1");
           node_.say(PINTLE_LOG_INFO, "replacing itself by the binary on disk");
           stop_node();
-          node_.engine().stop();
           Status failed = hand_over(node_.listeners(), node_.processes(), arguments);
           return refuse(failed);  // systemd starts it again; the sockets are lost
         }
@@ -208,18 +216,18 @@ class Daemon {
     };
   }
 
-  /// Tells systemd once everything is ready, and what is not at every change.
+  /// Tells systemd once everything is ready, or after ten seconds that it serves; and what is not ready at every change.
   void report_readiness(uint64_t began) {
     node_.on_change([this, began, ready = false]() mutable {
       const std::vector<std::string> unready = node_.unready();
       sd_notifyf(0, "STATUS=%s", unready.empty() ? "ready" : unready.front().c_str());
       if (!unready.empty() || ready) return;
       ready = true;
-      node_.say(PINTLE_LOG_INFO, "all plugins are ready",
-                {{"milliseconds", std::to_string((now_ns() - began) / 1'000'000)}});
+      node_.say(PINTLE_LOG_INFO, "all plugins are ready", {{"milliseconds", std::to_string((now_ns() - began) / 1'000'000)}});
       sd_notify(0, "READY=1");
       malloc_trim(0);
     });
+    node_.engine().reactor().after(10'000'000'000, [] { sd_notify(0, "READY=1"); });
   }
 
   const Options options_;

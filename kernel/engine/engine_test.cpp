@@ -13,7 +13,9 @@ namespace {
 
 class QuietServices : public Services {
  public:
-  Result<pintle_process> spawn(Instance&, const pintle_spawn&, pintle_exited, void*) override { return unimplemented("no spawn"); }
+  Result<pintle_process> spawn(Instance&, const pintle_spawn&, pintle_exited, void*) override {
+    return unimplemented("no spawn");
+  }
   Result<int> listen(Instance&, const std::string&, const std::string&) override { return unimplemented("no listen"); }
   Status listen_end(Instance&, const std::string&) override { return unimplemented("no listen"); }
   void log(const std::string&, uint32_t, std::string, std::vector<LogField>) override {}
@@ -72,9 +74,12 @@ class Scripted : public Handler {
 };
 
 pintle_message message(std::string_view header) {
-  return {sizeof(pintle_message), 0, 0, 0, reinterpret_cast<const uint8_t*>(header.data()), header.size(), nullptr, nullptr};
+  return {sizeof(pintle_message), 0,       0,      0, reinterpret_cast<const uint8_t*>(header.data()),
+          header.size(),          nullptr, nullptr};
 }
-std::string header(const pintle_message& from) { return {reinterpret_cast<const char*>(from.header), from.header_size}; }
+std::string header(const pintle_message& from) {
+  return {reinterpret_cast<const char*>(from.header), from.header_size};
+}
 
 class EngineTest : public testing::Test {
  protected:
@@ -82,7 +87,9 @@ class EngineTest : public testing::Test {
     caller.set_handler(std::make_unique<Scripted>());
     auto handler = std::make_unique<Scripted>();
     server_script = handler.get();
-    server_script->on_handle = [](Instance& self, const pintle_call& call, const pintle_message& m) { self.complete(call.call_id, nullptr, &m); };
+    server_script->on_handle = [](Instance& self, const pintle_call& call, const pintle_message& m) {
+      self.complete(call.call_id, nullptr, &m);
+    };
     server.set_handler(std::move(handler));
     binding = engine.bind(caller, server, 0, "test.Echo");
     engine.start();
@@ -126,9 +133,11 @@ class EngineTest : public testing::Test {
     }
     static void on_credit(void* context, uint64_t, uint32_t) { static_cast<Outcome*>(context)->credits.add(); }
   };
-  pintle_code send_call(Outcome& outcome, std::string_view text, uint64_t* id, uint64_t timeout = 0, uint32_t credit = 0) {
+  pintle_code send_call(Outcome& outcome, std::string_view text, uint64_t* id, uint64_t timeout = 0,
+                        uint32_t credit = 0) {
     const pintle_message m = message(text);
-    pintle_call_options o{sizeof o, credit, timeout, 0, credit != 0 ? Outcome::on_message : nullptr, Outcome::on_credit};
+    pintle_call_options o{sizeof o,          credit, timeout, 0, credit != 0 ? Outcome::on_message : nullptr,
+                          Outcome::on_credit};
     return engine.call(caller, binding, 1, &m, &o, Outcome::completion, &outcome, id);
   }
 
@@ -207,7 +216,9 @@ TEST_F(EngineTest, CallsOfOneBindingArriveInOrderFromLaneAndForeignThreads) {
 
 TEST_F(EngineTest, OutstandingCallsAreBoundedAndTheBoundIsGivenBack) {
   std::vector<uint64_t> ids;
-  server_script->on_handle = [&](Instance&, const pintle_call& call, const pintle_message&) { ids.push_back(call.call_id); };
+  server_script->on_handle = [&](Instance&, const pintle_call& call, const pintle_message&) {
+    ids.push_back(call.call_id);
+  };
   Outcome outcome;
   on_lane([&] {
     uint64_t id = 0;
@@ -290,7 +301,8 @@ TEST_F(EngineTest, ForeignIdsAreNotFoundAndDoNoHarm) {
   for (uint64_t forged : {uint64_t{0}, uint64_t{1}, id + 1, id + (1u << 24), ~uint64_t{0}})
     EXPECT_EQ(server.complete(forged, nullptr, nullptr), PINTLE_NOT_FOUND);
   uint64_t other = 0;
-  EXPECT_EQ(engine.call(stranger, binding, 1, nullptr, nullptr, Outcome::completion, &outcome, &other), PINTLE_NOT_FOUND);
+  EXPECT_EQ(engine.call(stranger, binding, 1, nullptr, nullptr, Outcome::completion, &outcome, &other),
+            PINTLE_NOT_FOUND);
   EXPECT_EQ(outcome.ends.count(), 0);
   EXPECT_EQ(server.complete(id, nullptr, nullptr), PINTLE_OK);
   EXPECT_TRUE(outcome.ends.reaches(1));
@@ -330,7 +342,9 @@ TEST_F(EngineTest, StreamFlowsByCreditAndEndsBeforeItsCompletion) {
 TEST_F(EngineTest, CallerStreamsToTheImplementer) {
   std::vector<std::string> got;
   Counter arrived;
-  server_script->on_handle = [&](Instance& self, const pintle_call& call, const pintle_message&) { self.grant(call.call_id, 2); };
+  server_script->on_handle = [&](Instance& self, const pintle_call& call, const pintle_message&) {
+    self.grant(call.call_id, 2);
+  };
   server_script->on_message = [&](Instance&, uint64_t, const pintle_message& m) {
     got.push_back(header(m));
     arrived.add();
@@ -415,7 +429,9 @@ TEST_F(EngineTest, BadMessagesAreRefused) {
 }
 
 TEST_F(EngineTest, ExceptionsStopAtTheEdge) {
-  server_script->on_handle = [](Instance&, const pintle_call&, const pintle_message&) { throw std::runtime_error("boom"); };
+  server_script->on_handle = [](Instance&, const pintle_call&, const pintle_message&) {
+    throw std::runtime_error("boom");
+  };
   Outcome outcome;
   uint64_t id = 0;
   on_lane([&] { send_call(outcome, "", &id); });
@@ -438,7 +454,9 @@ TEST_F(EngineTest, ClosingEndsWhatIsUnderWayBothWays) {
   EXPECT_EQ(outcome.replies[0], "server has stopped");
   on_lane([&] { EXPECT_EQ(send_call(outcome, "", &id), PINTLE_UNAVAILABLE); });
   server.open();
-  server_script->on_handle = [](Instance& self, const pintle_call& call, const pintle_message&) { self.complete(call.call_id, nullptr, nullptr); };
+  server_script->on_handle = [](Instance& self, const pintle_call& call, const pintle_message&) {
+    self.complete(call.call_id, nullptr, nullptr);
+  };
   on_lane([&] { EXPECT_EQ(send_call(outcome, "", &id), PINTLE_OK); });
   EXPECT_TRUE(outcome.ends.reaches(2));
 }
@@ -480,7 +498,9 @@ TEST_F(EngineTest, WatchesAreLevelTriggeredUntilUnwatched) {
   ASSERT_EQ(pipe2(ends, O_CLOEXEC | O_NONBLOCK), 0);
   Counter ready;
   uint64_t id = 0;
-  EXPECT_EQ(caller.watch(ends[0], POLLIN, [](void* context, uint32_t) { static_cast<Counter*>(context)->add(); }, &ready, &id), PINTLE_OK);
+  EXPECT_EQ(caller.watch(
+                ends[0], POLLIN, [](void* context, uint32_t) { static_cast<Counter*>(context)->add(); }, &ready, &id),
+            PINTLE_OK);
   ASSERT_EQ(write(ends[1], "x", 1), 1);
   ASSERT_TRUE(ready.reaches(3)) << "nobody read the byte: it must be told again and again";
   on_lane([&] { EXPECT_EQ(caller.unwatch(id), PINTLE_OK); });
@@ -571,16 +591,18 @@ TEST_F(EngineTest, ManyThreadsCallCancelAndCompleteWithoutLosingOne) {
 TEST(MetricsTest, RendersPrometheusTextAndRefusesBadNames) {
   Metrics metrics;
   const double bounds[] = {1, 2};
-  pintle_metric histogram{sizeof histogram, PINTLE_METRIC_HISTOGRAM, text("wait_seconds"), text("How long."), nullptr, 0, 2, bounds};
+  pintle_metric histogram{
+      sizeof histogram, PINTLE_METRIC_HISTOGRAM, text("wait_seconds"), text("How long."), nullptr, 0, 2, bounds};
   const Result<uint64_t> id = metrics.define("lan", histogram);
   ASSERT_TRUE(id);
   EXPECT_EQ(*metrics.define("lan", histogram), *id);
   EXPECT_TRUE(metrics.update("lan", *id, 1.5).is_ok());
   EXPECT_EQ(metrics.update("wan", *id, 1).code(), Code::not_found);
-  EXPECT_EQ(metrics.render(),
-            "# HELP wait_seconds How long.\n# TYPE wait_seconds histogram\nwait_seconds_bucket{plugin=\"lan\",le=\"1\"} 0\n"
-            "wait_seconds_bucket{plugin=\"lan\",le=\"2\"} 1\nwait_seconds_bucket{plugin=\"lan\",le=\"+Inf\"} 1\n"
-            "wait_seconds_sum{plugin=\"lan\"} 1.5\nwait_seconds_count{plugin=\"lan\"} 1\n");
+  EXPECT_EQ(
+      metrics.render(),
+      "# HELP wait_seconds How long.\n# TYPE wait_seconds histogram\nwait_seconds_bucket{plugin=\"lan\",le=\"1\"} 0\n"
+      "wait_seconds_bucket{plugin=\"lan\",le=\"2\"} 1\nwait_seconds_bucket{plugin=\"lan\",le=\"+Inf\"} 1\n"
+      "wait_seconds_sum{plugin=\"lan\"} 1.5\nwait_seconds_count{plugin=\"lan\"} 1\n");
   histogram.name = text("wait seconds");
   EXPECT_EQ(metrics.define("lan", histogram).status().code(), Code::invalid_argument);
   pintle_metric counter{sizeof counter, PINTLE_METRIC_COUNTER, text("wait_seconds"), {}, nullptr, 0, 0, nullptr};

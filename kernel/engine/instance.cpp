@@ -244,7 +244,9 @@ pintle_code Instance::blocking(pintle_function function, void* context) {
     ++blocking_jobs_;
   }
   engine_.reactor().blocking([this, function, context] {
+    set_blocking_owner(key().c_str());
     guarded("blocking work", [&] { function(context); });
+    set_blocking_owner(nullptr);
     std::function<void()> ended;
     {
       std::lock_guard lock(lock_);

@@ -9,6 +9,7 @@ constexpr int max_depth = 8;    // nested turns on one stack
 constexpr int max_batch = 128;  // turns before other lanes get the thread
 
 thread_local ThreadState* this_thread = nullptr;
+thread_local const char* blocking_owner = nullptr;
 
 void run_nothing(Turn*, bool) {}
 Turn running_marker{nullptr, run_nothing};
@@ -18,6 +19,10 @@ Turn* const running = &running_marker;
 
 ThreadState* current_thread() { return this_thread; }
 void set_current_thread(ThreadState* state) { this_thread = state; }
+const char* running_owner() {
+  return this_thread != nullptr ? this_thread->owner.load(std::memory_order_relaxed) : blocking_owner;
+}
+void set_blocking_owner(const char* owner) { blocking_owner = owner; }
 bool may_nest() { return this_thread != nullptr && this_thread->depth < max_depth; }
 
 LaneScope::LaneScope(Lane& lane) : state_(this_thread) {

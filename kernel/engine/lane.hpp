@@ -15,7 +15,7 @@
 
 #include <atomic>
 #include <cstdint>
-#include <functional>
+#include <memory>
 #include <utility>
 
 namespace pintle::kernel {
@@ -71,11 +71,17 @@ struct ThreadState {
   int32_t tid = 0;  // the kernel's thread id
   bool reported = false;
   uint64_t seen_turns = 0, seen_since = 0;  // the watchdog's own
+  std::unique_ptr<char[]> signal_stack;
 };
 
 /// Of the calling thread; null on threads that do not belong to an engine.
 ThreadState* current_thread();
 void set_current_thread(ThreadState* state);
+
+/// Whose code runs on this thread, in a turn or on a blocking thread; null: the host's own. A signal handler may ask.
+const char* running_owner();
+/// Marks a blocking thread as running an instance's code; null ends it.
+void set_blocking_owner(const char* owner);
 
 /// A turn of `lane` on this thread, from construction to destruction. The lane has been entered.
 class LaneScope {

@@ -35,6 +35,7 @@ constexpr uint64_t second = 1'000'000'000;
 constexpr auto beat_interval = std::chrono::milliseconds(250);
 constexpr auto blocking_idle = std::chrono::seconds(10);
 constexpr unsigned max_spares = 8;
+constexpr size_t signal_stack_size = 64 << 10;
 
 // The stack of another thread: it is sent a signal, and its handler writes here. One asker at a time, the watchdog.
 struct StackRequest {
@@ -113,6 +114,9 @@ struct Reactor::State {
       mine = &thread_states.emplace_back();
     }
     mine->tid = static_cast<int32_t>(syscall(SYS_gettid));
+    mine->signal_stack = std::make_unique<char[]>(signal_stack_size);
+    const stack_t stack{mine->signal_stack.get(), 0, signal_stack_size};
+    sigaltstack(&stack, nullptr);  // a stack that overflowed has no room for the handler that records it
     set_current_thread(mine);
   }
 
@@ -120,6 +124,8 @@ struct Reactor::State {
     enlist();
     io.run();
     set_current_thread(nullptr);
+    const stack_t none{nullptr, SS_DISABLE, 0};
+    sigaltstack(&none, nullptr);
   }
 
   void add_thread(const char* name) {

@@ -22,6 +22,7 @@ constexpr uint64_t metrics_limit = 300 * millisecond;
 constexpr uint64_t default_memory = 64u << 20;
 constexpr int max_processes = 256;
 constexpr int frames_at_once = 32;
+constexpr const char* plugin_cgroups = "/pintle/plugins";
 
 class Isolated final : public ChildProcess, public std::enable_shared_from_this<Isolated> {
  public:
@@ -160,7 +161,7 @@ Status Isolated::launch(const ChildOptions& options, int child_socket) {
   // Without a cgroup the child limits its own memory.
   bool limited = false;
   if (Result<cgroup::Layout> layout = cgroup::Layout::detect(); layout.is_ok()) {
-    cgroup_ = "/pintle/plugins/" + instance_.key() + "-" + std::to_string(getpid());
+    cgroup_ = std::string(plugin_cgroups) + "/" + instance_.key() + "-" + std::to_string(getpid());
     cgroup::Limits limits;
     limits.memory = static_cast<int64_t>(memory);
     limits.processes = max_processes;
@@ -454,6 +455,29 @@ void Isolated::ask(Frame& frame) {
 }
 
 }  // namespace
+
+void ChildProcess::remove_remains() {
+  Result<cgroup::Layout> layout = cgroup::Layout::detect();
+  if (!layout) return;
+  std::set<std::string> names;
+  for (const std::string& folder : layout->folders(plugin_cgroups)) {
+    Result<files::Descriptor> opened = files::open_folder(folder);
+    Result<std::vector<std::string>> list =
+        opened ? files::list_folder(opened->get()) : Result<std::vector<std::string>>(opened.status());
+    if (list) names.insert(list->begin(), list->end());
+  }
+  for (const std::string& name : names) {
+    const size_t dash = name.rfind('-');
+    if (name.find('@') == std::string::npos || dash == std::string::npos) continue;
+    const std::string pid = name.substr(dash + 1);
+    // A daemon that replaced itself has its old PID; its new children come later than this runs, or are not empty.
+    if (access(("/proc/" + pid).c_str(), F_OK) == 0 && pid != std::to_string(getpid())) continue;
+    if (Result<std::vector<pid_t>> inside = layout->processes(std::string(plugin_cgroups) + "/" + name);
+        inside && !inside->empty())
+      continue;
+    static_cast<void>(layout->remove(std::string(plugin_cgroups) + "/" + name, 0).is_ok());
+  }
+}
 
 Result<std::shared_ptr<ChildProcess>> ChildProcess::start(Node& node, Instance& instance, ChildOptions options) {
   int pair[2];

@@ -31,6 +31,8 @@ struct ChildOptions {
 class ChildProcess {
  public:
   static Result<std::shared_ptr<ChildProcess>> start(Node& node, Instance& instance, ChildOptions options);
+  /// Removes cgroups of children whose daemon is gone. Blocks.
+  static void remove_remains();
   virtual ~ChildProcess() = default;
 
   /// What takes the instance's turns: it sends them to the child.

@@ -1,6 +1,8 @@
 #include "kernel/loader/library.hpp"
 
+#include <dlfcn.h>
 #include <fcntl.h>
+#include <link.h>
 #include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <sys/mman.h>
@@ -63,6 +65,13 @@ Result<boost::dll::shared_library*> open_library(const SealedFile& file) {
     return failed_precondition(file.path() + ": cannot be loaded: " + (why != nullptr ? why : error.message().c_str()));
   }
   return library.release();
+}
+
+/// The path by which this process has loaded a library of that soname; empty: it has not.
+std::string loaded_from(const std::string& soname) {
+  void* present = dlopen(soname.c_str(), RTLD_NOW | RTLD_NOLOAD);
+  link_map* map = nullptr;
+  return present != nullptr && dlinfo(present, RTLD_DI_LINKMAP, &map) == 0 ? map->l_name : std::string();
 }
 
 }  // namespace
@@ -240,6 +249,13 @@ Result<const pintle_plugin*> Loader::load(const VerifiedPlugin& plugin) {
   }
   for (const auto& library : plugin.libraries) {
     if (libraries_.count(library->sha256()) != 0) continue;
+    // A second copy would register its messages twice, which ends the process. What the process itself is linked with is here
+    // already and serves as well; what came in with an earlier plugin is another build.
+    if (const std::string present = loaded_from(base_name(library->path())); present.starts_with("/proc/self/fd/")) {
+      return already_exists(library->path() + ": this process already runs another build of it");
+    } else if (!present.empty()) {
+      continue;
+    }
     if (auto opened = open_library(*library); !opened) return opened.status();
     libraries_.emplace(library->sha256(), library);
   }

@@ -127,6 +127,7 @@ void Node::start(NodePlan plan, Done done) {
     if (Status made = files::make_folders(instances, 0700); !made) return done(made);
     Result<std::vector<Record>> records = read_records(instances);
     if (!records) return done(records.status());
+    ChildProcess::remove_remains();
     std::map<std::string, std::vector<Record>> of_name;
     for (Record& record : *records) of_name[record.plan.name].push_back(std::move(record));
 
@@ -589,7 +590,8 @@ std::vector<std::string> Node::unready() {
   if (plan_.node.empty()) return {"the profile is not taken up yet"};
   std::vector<std::string> out;
   for (Unit& unit : units_) {
-    if (unit.retiring || unit.candidate || unit.state == UnitState::skipped || !unit.plan.required) continue;
+    if (unit.retiring || unit.candidate || unit.state == UnitState::skipped || (!unit.plan.required && unit.tried))
+      continue;
     if (unit.state != UnitState::running)
       out.push_back(unit.plan.name + " is " + unit_state_name(unit.state) +
                     (unit.reason.empty() ? "" : ": " + unit.reason));

@@ -90,6 +90,7 @@ struct Unit {
   uint32_t failures = 0;  // of starts, in a row
   bool isolated = false;
   bool open = false;      // the instance takes turns
+  bool tried = false;     // it has run or failed since the daemon started
   bool finished = false;  // it retires and owns nothing any more
   bool restart = false;   // go down, then up again with the present plan
   std::shared_ptr<ChildProcess> child;
@@ -145,7 +146,8 @@ class Node final : public Services {
   std::string render_metrics();
   void fetch_metrics(std::function<void()> done);
   void on_change(std::function<void()> changed) { changed_ = std::move(changed); }
-  void force_isolated(std::set<std::string> plugins) { forced_ = std::move(plugins); }
+  /// Instances that run in a process of their own whatever the plan says. Before `start`.
+  void force_isolated(std::set<std::string> names) { forced_ = std::move(names); }
 
   // Services.
   Result<pintle_process> spawn(Instance&, const pintle_spawn&, pintle_exited, void* context) override;

@@ -246,6 +246,7 @@ Result<StartedProcess> Processes::start(const SpawnRequest& request, std::functi
   auto child = std::make_shared<Child>();
   child->pidfd.reset(fcntl(started->pidfd.get(), F_DUPFD_CLOEXEC, 3));
   child->exited = std::move(exited);
+  child->detached = (request.flags & PINTLE_SPAWN_DETACHED) != 0;
   watch(started->pid, std::move(child));
   return started;
 }
@@ -256,6 +257,12 @@ void Processes::adopt(int32_t pid) {
   auto child = std::make_shared<Child>();
   child->pidfd.reset(pidfd);
   watch(pid, std::move(child));
+}
+
+void Processes::kill_attached() {
+  std::lock_guard lock(lock_);
+  for (const auto& [pid, child] : children_)
+    if (!child->detached) syscall(SYS_pidfd_send_signal, child->pidfd.get(), SIGKILL, nullptr, 0);
 }
 
 std::vector<int32_t> Processes::children() {

@@ -54,11 +54,14 @@ class Processes {
   /// Children that a former image of this process started: they are reaped.
   void adopt(int32_t pid);
   std::vector<int32_t> children();
+  /// SIGKILL to those that were not started as PINTLE_SPAWN_DETACHED: the host ends.
+  void kill_attached();
 
  private:
   struct Child {
     files::Descriptor pidfd;
     uint64_t watch = 0;
+    bool detached = true;
     std::function<void(int32_t, int)> exited;
   };
   void watch(int32_t pid, std::shared_ptr<Child> child);

@@ -73,7 +73,7 @@ void Node::bring_up(Unit& unit) {
   if (!unit.plugin) {
     if (Status verified = verify(unit); !verified) return fail_unit(unit, verified.message());
   }
-  unit.isolated = unit.plan.isolation == Isolation::process || forced_.count(unit.plan.plugin) != 0 ||
+  unit.isolated = unit.plan.isolation == Isolation::process || forced_.count(unit.plan.name) != 0 ||
                   (unit.plan.isolation == Isolation::automatic && !unit.plugin->is_signed);
   set_state(unit, UnitState::loaded);
   InstanceConfig config;
@@ -291,6 +291,7 @@ void Node::forget(Unit& unit) {
 }
 
 void Node::settle(Unit& unit) {
+  unit.tried = true;
   std::vector<std::function<void()>> functions;
   functions.swap(unit.settled);
   for (auto& function : functions) on_lane(std::move(function));
