@@ -14,6 +14,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <set>
 #include <thread>
 
 #include "pintle/image.pintle.hpp"
@@ -536,7 +537,7 @@ TEST_P(ContainersTest, ADamagedRecordCostsItsContainerOnly) {
   begin();
   EXPECT_EQ(list().containers_size(), 1);
   EXPECT_EQ(about(sound).state(), CONTAINER_STATE_RUNNING);
-  EXPECT_TRUE(eventually([&] { return ::kill(pid, 0) != 0; }, 5s));
+  EXPECT_TRUE(eventually([&] { return !start_time_of(pid).is_ok(); }, 5s));
   EXPECT_FALSE(layout_.exists(ground_->cgroup + "/" + damaged));
   EXPECT_TRUE(std::filesystem::exists(ground_->path + "/state-runtime-oci@1/damaged-" + damaged + ".json"));
 }
@@ -599,6 +600,49 @@ TEST_P(ContainersTest, HalfMadeContainersAreRemovedAtTheNextStart) {
     EXPECT_TRUE(std::filesystem::is_empty(ground_->path + "/state-runtime-oci@1/containers")) << step;
     EXPECT_TRUE(std::filesystem::is_empty(ground_->path + "/shared/images/leases")) << step;
   }
+}
+
+TEST_P(ContainersTest, AKilledOwnerLosesNothingAndLeaksNothing) {
+  const std::string lasting = run("i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done");
+  ASSERT_TRUE(wait_for_lines(lasting, 3));
+  const Container before = about(lasting);
+  const std::string containers = ground_->path + "/state-runtime-oci@1/containers";
+  for (int round = 0; round < 12; ++round) {
+    finish();
+    const pid_t owner = fork();
+    if (owner == 0) {
+      // Makes and removes containers until it is killed, at whatever it is doing then.
+      begin();
+      for (;;) {
+        const CreateContainerRequest wanted = request("exec sleep 1000");
+        if (create(wanted).is_ok()) (void)start(wanted.container_id());
+        (void)remove(wanted.container_id());
+      }
+    }
+    std::this_thread::sleep_for(std::chrono::milliseconds(60 + 37 * round));
+    ::kill(owner, SIGKILL);
+    ASSERT_EQ(waitpid(owner, nullptr, 0), owner);
+    begin();
+    const Container after = about(lasting);
+    ASSERT_EQ(after.state(), CONTAINER_STATE_RUNNING) << after.message();
+    EXPECT_EQ(after.pid(), before.pid());
+    EXPECT_EQ(after.monitor_pid(), before.monitor_pid());
+    EXPECT_EQ(after.started_at(), before.started_at());
+    const ListContainersResponse found = list();
+    for (const auto& container : found.containers()) {
+      if (container.id() == lasting) continue;
+      EXPECT_TRUE(remove(container.id()).is_ok());
+    }
+    std::set<std::string> left;
+    for (const auto& entry : std::filesystem::directory_iterator(containers)) left.insert(entry.path().filename());
+    EXPECT_EQ(left, std::set<std::string>{lasting}) << round;
+    EXPECT_TRUE(eventually([&] { return layout_.processes(ground_->cgroup + "/monitors")->size() == 1; }))
+        << "a monitor is left";
+  }
+  ASSERT_TRUE(send_signal(lasting, SIGKILL).is_ok());
+  EXPECT_EQ(wait_for_end(lasting).exit_code(), 137);
+  const std::vector<std::string> lines = lines_of(log_of(lasting));
+  for (size_t i = 0; i < lines.size(); ++i) ASSERT_EQ(lines[i], std::to_string(i)) << "a line was lost or doubled";
 }
 
 INSTANTIATE_TEST_SUITE_P(Runtimes, ContainersTest, ::testing::Values("crun", "runc"),
