@@ -217,7 +217,7 @@ void Engine::set_runtimes(const std::vector<Binding>& bindings) {
     if (known != followers_.end() && known->second->binding.id == binding.id) continue;
     if (known != followers_.end()) unfollow(*known->second);
     follow(binding);
-    background("compare with " + binding.key, compare_with_backend(followers_.at(binding.key)));
+    background("compare with a backend", compare_or_leave_it(followers_.at(binding.key)));
   }
 }
 
@@ -263,6 +263,13 @@ Task<Status> Engine::follow_events(std::shared_ptr<Follower> follower) {
     host_.post(
         [this, follower] { background("compare with " + follower->binding.key, compare_with_backend(follower)); });
   }
+  co_return Status::ok();
+}
+
+Task<Status> Engine::compare_or_leave_it(std::shared_ptr<Follower> follower) {
+  Task<Status> comparing = compare_with_backend(follower);
+  const Status compared = co_await std::move(comparing);
+  if (!compared) wake_janitor();
   co_return Status::ok();
 }
 

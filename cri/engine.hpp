@@ -239,6 +239,8 @@ class Engine {
   void unfollow(Follower& follower);
   Task<Status> follow_events(std::shared_ptr<Follower> follower);
   Task<Status> compare_with_backend(std::shared_ptr<Follower> follower);
+  /// The same; what did not work is the janitor's to try again.
+  Task<Status> compare_or_leave_it(std::shared_ptr<Follower> follower);
   Task<Status> compare_with_networks();
   Task<Status> recover_sandboxes();
   Task<Status> finish_removals();
