@@ -62,7 +62,7 @@ struct PluginReport {
 
 struct PluginCheckOptions {
   std::string config_file;  ///< JSON or YAML, the instance's config; empty: `{}`
-  /// How long one function of the plugin may take beyond what its contract allows, before the child is ended.
+  /// How long the plugin may stand in one function (not: take over an answer) before the child is ended.
   std::chrono::milliseconds patience{5000};
 };
 
