@@ -5,6 +5,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <functional>
 #include <pintle/plugin.hpp>
 
 #include "cri/images/store.hpp"
@@ -18,9 +19,11 @@ namespace {
 
 using ImagePointer = std::shared_ptr<const images::Image>;
 
-/// What start() finds out. An instance whose programs are missing serves too: it says what to install.
+/// What start() finds out. An instance whose programs are missing serves too: it says what to install, and looks again when it is
+/// asked how it is.
 struct Parts {
   Status problem;
+  std::function<Task<Status>()> look_again;
   std::shared_ptr<const Node> node;
   std::shared_ptr<images::Store> store;
   std::unique_ptr<Containers> containers;
@@ -62,6 +65,10 @@ class RuntimeService final : public runtime::v1::RuntimeBackend {
   explicit RuntimeService(Parts& parts, Host& host) : parts_(parts), host_(host) {}
 
   Task<Result<runtime::v1::DescribeResponse>> Describe(Call&, const runtime::v1::DescribeRequest&) override {
+    if (!parts_.containers) {
+      Task<Status> looking = parts_.look_again();
+      (void)co_await std::move(looking);
+    }
     runtime::v1::DescribeResponse response;
     response.set_name("oci");
     response.set_ready(parts_.problem.is_ok());
@@ -254,6 +261,7 @@ class RuntimeOci final : public Plugin {
     if (!settings) throw PluginError(settings.status());
     settings_ = std::move(*settings);
     parts_.problem = unavailable("runtime-oci has not started yet");
+    parts_.look_again = [this] { return bring_up(); };
     provide(runtime_);
     provide(images_);
   }
@@ -262,37 +270,54 @@ class RuntimeOci final : public Plugin {
     Task<Status> opening = open_store();
     Status status = co_await std::move(opening);
     if (!status) co_return status;
-    Task<Status> assembling = assemble();
-    status = co_await std::move(assembling);
-    if (status.code() == Code::failed_precondition) {
-      // The image store serves, and whoever asks is told what is missing.
-      parts_.problem = status;
-      host().condition("RuntimeReady", false, "Missing", status.message());
-      host().error(status.message());
-      co_return Status::ok();
-    }
-    if (!status) co_return status;
-    auto containers = std::make_unique<Containers>(host(), parts_.node, parts_.store);
-    Task<Status> recovering = containers->recover();
-    status = co_await std::move(recovering);
-    if (!status) co_return status.with_context("take over containers");
-    parts_.containers = std::move(containers);
-    parts_.problem = Status::ok();
-    host().condition("RuntimeReady", true, "Ready",
-                     parts_.node->programs.runtime_name + " " + parts_.node->programs.runtime_version);
-    co_return Status::ok();
+    Task<Status> bringing = bring_up();
+    co_return co_await std::move(bringing);
   }
 
   Task<Status> retire() override {
+    is_retired_ = true;
     if (parts_.containers) {
       parts_.containers->retire();
     } else {
-      host().retired();
+      // Without its programs it cannot say what became of its containers, but whether it has any.
+      auto folder = files::open_folder(std::string(host().state_directory()) + "/containers");
+      auto names = folder ? files::list_folder(folder->get()) : Result<std::vector<std::string>>(folder.status());
+      if (!names || names->empty()) host().retired();
     }
     co_return Status::ok();
   }
 
  private:
+  /// Takes over the containers as soon as all programs are there.
+  Task<Status> bring_up() {
+    if (is_coming_up_) co_return Status::ok();
+    is_coming_up_ = true;
+    Task<Status> assembling = assemble();
+    Status status = co_await std::move(assembling);
+    if (status) {
+      auto containers = std::make_unique<Containers>(host(), parts_.node, parts_.store);
+      Task<Status> recovering = containers->recover();
+      status = co_await std::move(recovering);
+      if (status) {
+        parts_.containers = std::move(containers);
+        if (is_retired_) parts_.containers->retire();
+      }
+    }
+    is_coming_up_ = false;
+    if (status) {
+      parts_.problem = Status::ok();
+      host().condition("RuntimeReady", true, "Ready",
+                       parts_.node->programs.runtime_name + " " + parts_.node->programs.runtime_version);
+      co_return status;
+    }
+    if (status.code() != Code::failed_precondition) co_return status.with_context("take over containers");
+    // The image store serves, and whoever asks is told what is missing.
+    if (parts_.problem.message() != status.message()) host().error(status.message());
+    parts_.problem = status;
+    host().condition("RuntimeReady", false, "Missing", status.message());
+    co_return Status::ok();
+  }
+
   Task<Status> open_store() {
     const auto work = [path = std::string(host().shared_directory()) +
                               "/images"]() -> Result<std::shared_ptr<images::Store>> {
@@ -312,16 +337,16 @@ class RuntimeOci final : public Plugin {
     auto node = std::make_shared<Node>();
     node->key = std::string(host().key());
     node->settings = settings_;
-    Result<Programs> programs = find_programs(settings_);
+    Result<cgroup::Layout> cgroups = cgroup::Layout::detect();
+    if (!cgroups) co_return cgroups.status();
+    node->cgroups = std::move(*cgroups);
+    Result<Programs> programs = find_programs(settings_, node->cgroups);
     if (!programs) co_return programs.status();
     node->programs = std::move(*programs);
     Task<Result<std::string>> asking = ask_version(node->programs.runtime);
     Result<std::string> version = co_await std::move(asking);
     if (!version) co_return version.status();
     if (Status status = identify_runtime(node->programs, *version); !status) co_return status;
-    Result<cgroup::Layout> cgroups = cgroup::Layout::detect();
-    if (!cgroups) co_return cgroups.status();
-    node->cgroups = std::move(*cgroups);
     node->host = oci::HostFacts::detect(node->cgroups.mode());
     Result<Folders> folders = Folders::make(host().state_directory(), host().run_directory());
     if (!folders) co_return folders.status();
@@ -350,6 +375,8 @@ class RuntimeOci final : public Plugin {
   }
 
   Settings settings_;
+  bool is_coming_up_ = false;
+  bool is_retired_ = false;
   Parts parts_;
   RuntimeService runtime_;
   ImageService images_;

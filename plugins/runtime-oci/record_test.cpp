@@ -73,11 +73,12 @@ TEST(Monitor, ItsWordIsAPidOrAReason) {
 
 TEST(Settings, DefaultsAndMissingProgramsAreNamed) {
   auto settings = Settings::parse("{}");
-  EXPECT_EQ(settings->runtime, "crun");
+  EXPECT_EQ(settings->runtime, "auto");
   EXPECT_EQ(Settings::parse(R"({"cgroupParent":"/a/"})")->cgroup_parent, "/a");
   EXPECT_FALSE(Settings::parse(R"({"cgroupParent":"a"})").is_ok());
   settings->runtime = "no-such-runtime";
-  const Status missing = find_programs(*settings).status();
+  const auto unified = *cgroup::Layout::parse("30 23 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n", "cpu");
+  const Status missing = find_programs(*settings, unified).status();
   EXPECT_EQ(missing.code(), Code::failed_precondition);
   EXPECT_NE(missing.message().find("apt install"), std::string::npos);
   Programs programs;
@@ -85,6 +86,18 @@ TEST(Settings, DefaultsAndMissingProgramsAreNamed) {
   EXPECT_EQ(programs.runtime_version, "1.1.5+ds1");
   EXPECT_EQ(programs.kind, RuntimeKind::runc);
   EXPECT_FALSE(identify_runtime(programs, "hello\n").is_ok());
+}
+
+TEST(Settings, AHostThatCrunRefusesIsNamedBeforehand) {
+  const std::string mounts =
+      "31 30 0:27 / /sys/fs/cgroup/memory rw - cgroup cgroup rw,memory\n34 30 0:30 / /sys/fs/cgroup/unified rw - "
+      "cgroup2 c rw\n";
+  EXPECT_EQ(crun_obstacle(*cgroup::Layout::parse(mounts, "")), "");
+  const auto mixed = *cgroup::Layout::parse(mounts, "hugetlb");
+  EXPECT_NE(crun_obstacle(mixed).find("mount -t cgroup -o hugetlb"), std::string::npos);
+  Settings settings;
+  settings.runtime = "crun";
+  EXPECT_EQ(find_programs(settings, mixed).status().code(), Code::failed_precondition);
 }
 
 }  // namespace

@@ -47,9 +47,30 @@ Result<Settings> Settings::parse(std::string_view text) {
   return settings;
 }
 
-Result<Programs> find_programs(const Settings& settings) {
+std::string crun_obstacle(const cgroup::Layout& cgroups) {
+  if (cgroups.mode() != cgroup::Mode::hybrid) return {};
+  for (const cgroup::Hierarchy& hierarchy : cgroups.hierarchies()) {
+    if (!hierarchy.unified || hierarchy.controllers.empty()) continue;
+    const std::string& name = hierarchy.controllers.front();
+    return "crun does not run on this host: cgroup v1 is in use, but the controller " + name +
+           " is on v2; mount it as v1 (mkdir /sys/fs/cgroup/" + name + " && mount -t cgroup -o " + name +
+           " cgroup /sys/fs/cgroup/" + name + "), or set 'runtime' to runc";
+  }
+  return {};
+}
+
+Result<Programs> find_programs(const Settings& settings, const cgroup::Layout& cgroups) {
   Programs programs;
-  programs.runtime = find_program(settings.runtime);
+  const std::string obstacle = crun_obstacle(cgroups);
+  if (settings.runtime == "auto") {
+    if (obstacle.empty()) programs.runtime = find_program("crun");
+    if (programs.runtime.empty()) programs.runtime = find_program("runc");
+    if (programs.runtime.empty() && !find_program("crun").empty()) return failed_precondition(obstacle);
+    if (programs.runtime.empty())
+      return failed_precondition("no OCI runtime is on this host; install one (apt install crun)");
+  } else {
+    programs.runtime = find_program(settings.runtime);
+  }
   if (programs.runtime.empty()) {
     return failed_precondition(
         "the OCI runtime '" + settings.runtime + "' is not on this host; install it (apt install " +
@@ -66,6 +87,7 @@ Result<Programs> find_programs(const Settings& settings) {
                                (settings.launcher.empty() ? std::string(PINTLE_LAUNCHER) : settings.launcher) +
                                " is not on this host; install Pintle's package again");
   }
+  if (!obstacle.empty() && programs.runtime.ends_with("/crun")) return failed_precondition(obstacle);
   return programs;
 }
 

@@ -13,7 +13,7 @@
 namespace pintle::runtime_oci {
 
 struct Settings {
-  std::string runtime = "crun";  ///< "crun", "runc" or an absolute path
+  std::string runtime = "auto";  ///< "auto", "crun", "runc" or an absolute path
   std::string monitor = "conmon";
   std::string launcher;  ///< pintle-oci-launch; empty: looked for beside the installed files
   std::string cgroup_parent = "/pintle";
@@ -36,8 +36,11 @@ struct Programs {
   std::string launcher;
 };
 
-/// Looks for the programs. FAILED_PRECONDITION says which package to install.
-Result<Programs> find_programs(const Settings& settings);
+/// Looks for the programs. "auto" is crun where it is installed and runs on such a host, else runc. FAILED_PRECONDITION says
+/// which package to install.
+Result<Programs> find_programs(const Settings& settings, const cgroup::Layout& cgroups);
+/// Why crun does not run here; empty if it does.
+std::string crun_obstacle(const cgroup::Layout& cgroups);
 /// Tells which runtime it is from what `RUNTIME --version` printed.
 Status identify_runtime(Programs& programs, std::string_view version);
 
