@@ -311,6 +311,40 @@ class Crictl(NodeTest):
         self.known = self.node.picture()[0]
         return container
 
+    def test_a_changed_config_refuses_no_call(self):
+        pod, config = self.run_pod("stays")
+        container = self.run_container(pod, config, "main", "/bin/workload", "sleep")
+        before = self.node.picture()
+        asked, refused, over = [], [], threading.Event()
+
+        def keep_asking():
+            while not over.is_set():
+                done = self.run_crictl("ps", "-q", check=False)
+                asked.append(done.stdout.strip())
+                if done.returncode:
+                    refused.append(done.stderr)
+
+        client = threading.Thread(target=keep_asking)
+        client.start()
+        plugins = json.loads(json.dumps(self.node.plugins))
+        try:
+            for megabytes in (32, 16):
+                plugins["cri"]["config"]["shmMegabytes"] = megabytes
+                self.assertEqual(self.node.apply(plugins)["cri"]["change"], "replaced")
+                wait_for("the former generation has ended",
+                         lambda: len(self.node.providers("runtime.v1.RuntimeService")) == 1, 10)
+        finally:
+            over.set()
+            client.join()
+        self.assertEqual(refused, [])
+        self.assertEqual(set(asked), {container}, "at some time crictl did not see the container")
+        self.assertEqual(self.node.picture(), before)
+        self.assertEqual(self.crictl("exec", "-s", container, "/bin/echo", "there"), "there")
+        new, config = self.run_pod("new")
+        second = self.run_container(new, config, "main", "/bin/workload", "sleep")
+        self.assertIn("16.0M", self.crictl("exec", "-s", second, "/bin/busybox", "df", "-h", "/dev/shm"))
+        self.crictl("rmp", "-f", pod)
+
     # ---- Time ----
 
     def test_what_the_operations_take(self):
