@@ -98,7 +98,14 @@ class Daemon {
     take_over(node_.listeners(), node_.processes());
     const std::string crashes = options_.node.state_directory + "/crashes";
     if (Status recording = record_crashes(crashes); !recording.is_ok()) return refuse(recording);
-    Result<NodePlan> plan = plan_of_profile(options_.profile, sources_);
+    profile_ = applied_profile();
+    Result<NodePlan> plan = plan_of_profile(profile_, sources_);
+    if (!plan && profile_ != options_.profile) {
+      node_.say(PINTLE_LOG_ERROR, "the profile that was applied last: " + plan.status().message() + "; going on with " +
+                                      options_.profile);
+      profile_ = options_.profile;
+      plan = plan_of_profile(profile_, sources_);
+    }
     if (!plan) return refuse(plan.status());
     Result<int> admin =
         node_.listeners().listen("pintled", "admin", "unix:" + options_.node.run_directory + "/pintled.sock");
@@ -115,15 +122,17 @@ class Daemon {
       return refuse(signals.status());
     AdminHooks hooks;
     hooks.make_plan = [this](const std::string& profile) {
-      return plan_of_profile(profile.empty() ? options_.profile : profile, sources_);
+      return plan_of_profile(profile.empty() ? profile_name() : profile, sources_);
     };
+    hooks.applied = [this](const std::string& profile) { remember_profile(profile); };
     hooks.reexec = [&events] { events.raise(Events::Kind::reexec); };
     hooks.version = version;
     auto server = std::make_unique<AdminServer>(node_, std::move(hooks), *admin);
     report_readiness(began);
     const std::set<std::string> crashed = crashed_too_often(crashes, wall_clock_ms());
     for (const std::string& name : crashed)
-      node_.say(PINTLE_LOG_WARN, name + " has crashed the daemon three times within ten minutes; it runs in a process of its own now");
+      node_.say(PINTLE_LOG_WARN,
+                name + " has crashed the daemon three times within ten minutes; it runs in a process of its own now");
     node_.force_isolated(crashed);
     Status started = wait_for([&](Done done) { node_.start(*plan, std::move(done)); });
     if (!started.is_ok()) return refuse(started);
@@ -164,6 +173,34 @@ class Daemon {
     return status.code() == Code::invalid_argument || status.code() == Code::not_found ? 2 : 1;
   }
 
+  /// A profile that was applied over the admin socket stays in force over restarts, until the daemon is started with another one.
+  /// `<state>/profile`: the name on the command line, the name that was applied.
+  std::string applied_profile() {
+    Result<std::string> text = files::read_file(options_.node.state_directory + "/profile", 64 << 10);
+    const std::string asked = options_.profile + "\n";
+    if (!text || text->compare(0, asked.size(), asked) != 0) return options_.profile;
+    const std::string applied = text->substr(asked.size());
+    return applied.size() < 2 || applied.back() != '\n' ? options_.profile : applied.substr(0, applied.size() - 1);
+  }
+
+  void remember_profile(const std::string& profile) {
+    std::lock_guard lock(profile_lock_);
+    if (profile.empty() || profile == profile_) return;
+    profile_ = profile;
+    Result<files::Descriptor> folder = files::open_folder(options_.node.state_directory);
+    Status written = folder ? files::write_file(folder->get(), "profile", options_.profile + "\n" + profile + "\n",
+                                                files::Durability::synced)
+                            : folder.status();
+    if (!written.is_ok())
+      node_.say(PINTLE_LOG_ERROR,
+                "the next start will not know that " + profile + " was applied: " + written.message());
+  }
+
+  std::string profile_name() {
+    std::lock_guard lock(profile_lock_);
+    return profile_;
+  }
+
   Status wait_for(const std::function<void(Done)>& begin) {
     std::mutex lock;
     std::condition_variable wake;
@@ -193,7 +230,7 @@ class Daemon {
 
   void reload() {
     sd_notify(0, "RELOADING=1");
-    Result<NodePlan> plan = plan_of_profile(options_.profile, sources_);
+    Result<NodePlan> plan = plan_of_profile(profile_name(), sources_);
     if (!plan) {
       node_.say(PINTLE_LOG_ERROR, "the profile was not applied: " + plan.status().message());
     } else {
@@ -223,7 +260,8 @@ class Daemon {
       sd_notifyf(0, "STATUS=%s", unready.empty() ? "ready" : unready.front().c_str());
       if (!unready.empty() || ready) return;
       ready = true;
-      node_.say(PINTLE_LOG_INFO, "all plugins are ready", {{"milliseconds", std::to_string((now_ns() - began) / 1'000'000)}});
+      node_.say(PINTLE_LOG_INFO, "all plugins are ready",
+                {{"milliseconds", std::to_string((now_ns() - began) / 1'000'000)}});
       sd_notify(0, "READY=1");
       malloc_trim(0);
     });
@@ -231,6 +269,8 @@ class Daemon {
   }
 
   const Options options_;
+  std::mutex profile_lock_;
+  std::string profile_;  // in force
   ProfileSources sources_;
   Logs logs_;
   Node node_;

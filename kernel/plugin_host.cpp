@@ -145,10 +145,12 @@ Status PluginHost::load(Frame& hello) {
     Result<std::shared_ptr<SealedFile>> library =
         SealedFile::adopt(std::move(hello.descriptors[i]), "library " + std::to_string(i));
     if (!library) return library.status();
+    (*library)->unmap();
     plugin.libraries.push_back(*library);
   }
   Result<PluginFile> contents = read_plugin_file(plugin.file->bytes(), (*names)[3]);
   if (!contents) return contents.status();
+  plugin.file->unmap();
   plugin.contents = *contents;
   Result<Manifest> manifest = parse_manifest(contents->manifest, (*names)[3]);
   if (!manifest) return manifest.status();

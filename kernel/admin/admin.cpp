@@ -431,6 +431,7 @@ asio::awaitable<Answer> AdminServer::State::profile_answer(const Request& reques
   };
   const Result<std::vector<Change>> changes = co_await wait_for<Result<std::vector<Change>>>(apply);
   if (!changes) co_return error_answer(changes.status());
+  if (!dry_run) hooks.applied(profile);
   json::array list;
   bool failed = false;
   for (const Change& change : *changes) {

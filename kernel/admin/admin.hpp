@@ -14,6 +14,8 @@ namespace pintle::kernel {
 struct AdminHooks {
   /// The plan of a profile by name or path; empty: the present one, read again. Blocks.
   std::function<Result<NodePlan>(const std::string& profile)> make_plan;
+  /// The plan of this profile is in force now.
+  std::function<void(const std::string& profile)> applied;
   /// Replaces the daemon by the binary on disk. Returns at once.
   std::function<void()> reexec;
   std::string version;

@@ -78,8 +78,12 @@ std::string loaded_from(const std::string& soname) {
 
 // ---- Sealed files ------------------------------------------------------------------------------------------------------------
 
-SealedFile::~SealedFile() {
+SealedFile::~SealedFile() { unmap(); }
+
+void SealedFile::unmap() {
   if (data_ != nullptr) munmap(const_cast<uint8_t*>(data_), size_);
+  data_ = nullptr;
+  size_ = 0;
 }
 
 Status SealedFile::map() {
@@ -211,6 +215,7 @@ Result<VerifiedPlugin> Loader::verify(const std::string& path, bool allow_unsign
                              "; write allowUnsigned: true into the profile to trust it");
   Result<PluginFile> contents = read_plugin_file(out.file->bytes(), path);
   if (!contents) return contents.status();
+  out.file->unmap();
   out.contents = std::move(*contents);
   Result<Manifest> manifest = parse_manifest(out.contents.manifest, path);
   if (!manifest) return manifest.status();
@@ -232,6 +237,7 @@ Result<VerifiedPlugin> Loader::verify(const std::string& path, bool allow_unsign
       if (!known) return known.status();
       if (!*known && !allow_unsigned)
         return permission_denied((*found)->path() + ": not signed by this release, but " + path + " needs it");
+      (*found)->unmap();
       out.libraries.push_back(*found);
       break;
     }

@@ -30,7 +30,7 @@
 
 namespace pintle::kernel {
 
-/// A file's bytes in a sealed memory file; mapped while it lives.
+/// A file's bytes in a sealed memory file, mapped until `unmap`: pages that were looked at would count as our memory.
 class SealedFile {
  public:
   /// Reads `path` (a regular file of at most 1 GiB, symlinks followed). NOT_FOUND and the like name the path.
@@ -42,6 +42,7 @@ class SealedFile {
   SealedFile& operator=(const SealedFile&) = delete;
 
   std::span<const uint8_t> bytes() const { return {data_, size_}; }
+  void unmap();
   int descriptor() const { return descriptor_.get(); }
   const std::string& path() const { return path_; }
   const std::string& sha256() const { return sha256_; }  // 64 hexadecimal digits

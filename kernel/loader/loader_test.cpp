@@ -117,9 +117,8 @@ TEST_F(LoaderTest, ACutOffFileIsRefusedUnlessOnlyItsSectionTableIsMissing) {
   int refused = 0;
   for (size_t size = 0; size < bytes_.size(); size += 1 + size / 16) {
     const Result<PluginFile> file = read_plugin_file(span(bytes_.substr(0, size)), "cut.so");
-    if (file) EXPECT_EQ(file->id, "echo-c") << size;
+    EXPECT_TRUE(!file || (file->id == "echo-c" && size >= bytes_.size() / 3)) << size;
     refused += file.is_ok() ? 0 : 1;
-    if (size < bytes_.size() / 2) EXPECT_FALSE(file) << size;
   }
   EXPECT_GT(refused, 50);
 }

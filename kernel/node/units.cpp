@@ -291,7 +291,7 @@ void Node::forget(Unit& unit) {
 }
 
 void Node::settle(Unit& unit) {
-  unit.tried = true;
+  if (!std::exchange(unit.tried, true) && changed_) changed_();
   std::vector<std::function<void()>> functions;
   functions.swap(unit.settled);
   for (auto& function : functions) on_lane(std::move(function));
