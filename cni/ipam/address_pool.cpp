@@ -113,7 +113,7 @@ Result<std::vector<AllocatedAddress>> AddressPool::allocate(const AddressOwner& 
   const std::lock_guard guard(mutex_);
   Result<files::Lock> lock = files::Lock::acquire(folder_.get(), "lock", files::Lock::Kind::exclusive);
   if (!lock) return lock.status();
-  refresh();
+  if (Status status = refresh(); !status) return status;
 
   std::vector<AllocatedAddress> answer;
   std::vector<State*> changed;
@@ -165,7 +165,7 @@ Status AddressPool::release(const AddressOwner& owner) {
   const std::lock_guard guard(mutex_);
   Result<files::Lock> lock = files::Lock::acquire(folder_.get(), "lock", files::Lock::Kind::exclusive);
   if (!lock) return lock.status();
-  refresh();
+  if (Status status = refresh(); !status) return status;
   for (State& state : states_) {
     if (!drop(state, [&](const AddressOwner& other) { return other == owner; })) unsaved_releases_.push_back(owner);
   }
@@ -176,7 +176,7 @@ Status AddressPool::adopt(const AddressOwner& owner, const std::vector<IpAddress
   const std::lock_guard guard(mutex_);
   Result<files::Lock> lock = files::Lock::acquire(folder_.get(), "lock", files::Lock::Kind::exclusive);
   if (!lock) return lock.status();
-  refresh();
+  if (Status status = refresh(); !status) return status;
   Status result;
   for (State& state : states_) {
     std::string lines;
@@ -202,7 +202,7 @@ Result<std::vector<AddressOwner>> AddressPool::collect(std::string_view holder,
   const std::lock_guard guard(mutex_);
   Result<files::Lock> lock = files::Lock::acquire(folder_.get(), "lock", files::Lock::Kind::exclusive);
   if (!lock) return lock.status();
-  refresh();
+  if (Status status = refresh(); !status) return status;
   std::set<AddressOwner> gone;
   for (State& state : states_) {
     const auto is_gone = [&](const AddressOwner& owner) { return owner.holder == holder && !exists(owner); };
@@ -218,7 +218,7 @@ Result<std::vector<HeldAddress>> AddressPool::list() {
   const std::lock_guard guard(mutex_);
   Result<files::Lock> lock = files::Lock::acquire(folder_.get(), "lock", files::Lock::Kind::exclusive);
   if (!lock) return lock.status();
-  refresh();
+  if (Status status = refresh(); !status) return status;
   std::vector<HeldAddress> all;
   for (const State& state : states_) {
     for (const auto& [address, owner] : state.held) all.push_back({address, owner});
@@ -226,30 +226,41 @@ Result<std::vector<HeldAddress>> AddressPool::list() {
   return all;
 }
 
-void AddressPool::refresh() {
-  for (State& state : states_) refresh(state);
+Status AddressPool::refresh() {
+  for (State& state : states_) {
+    if (Status status = refresh(state); !status)
+      return status.with_context("addresses of " + state.range.subnet.to_string());
+  }
   const std::vector<AddressOwner> releases = std::exchange(unsaved_releases_, {});
-  if (releases.empty()) return;
+  if (releases.empty()) return Status::ok();
   const auto was_released = [&](const AddressOwner& owner) {
     return std::find(releases.begin(), releases.end(), owner) != releases.end();
   };
   bool all_saved = true;
   for (State& state : states_) all_saved = drop(state, was_released) && all_saved;
   if (!all_saved) unsaved_releases_ = releases;
+  return Status::ok();
 }
 
-void AddressPool::refresh(State& state) {
+Status AddressPool::refresh(State& state) {
   struct stat now {};
   if (fstatat(folder_.get(), state.name.c_str(), &now, AT_SYMLINK_NOFOLLOW) != 0) {
+    if (errno != ENOENT) return status_from_errno(errno, "look at " + path_ + "/" + state.name);
     const bool had_it = state.file.valid();
     state.file.reset();
     if (had_it || !state.was_read) rebuild(state, had_it ? "it has vanished" : "");
-    return;
+    return Status::ok();
   }
-  if (state.file.valid() && now.st_ino == state.inode && static_cast<uint64_t>(now.st_size) == state.size) return;
-  const Status status = read(state);
-  if (!status) return rebuild(state, status.message());
+  if (state.file.valid() && now.st_ino == state.inode && static_cast<uint64_t>(now.st_size) == state.size) {
+    return Status::ok();
+  }
+  Status status = read(state);
+  // Anything else (no descriptor left, no memory) says nothing about the file.
+  const bool is_damaged = status.code() == Code::data_loss || status.code() == Code::invalid_argument;
+  if (!status && !is_damaged) return status;
+  if (is_damaged) rebuild(state, status.message());
   if (!std::exchange(state.was_read, true)) add_survivors(state);
+  return Status::ok();
 }
 
 /// Only what was appended since, if the file is the same.

@@ -121,8 +121,8 @@ class AddressPool {
 
   AddressPool(files::Descriptor folder, std::string path, std::vector<AddressRange> ranges, Survivors survivors,
               OnRecovery on_recovery);
-  void refresh();
-  void refresh(State& state);
+  Status refresh();
+  Status refresh(State& state);
   Status read(State& state);
   void rebuild(State& state, const std::string& why);
   void add_survivors(State& state);

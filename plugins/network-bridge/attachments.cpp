@@ -128,7 +128,8 @@ Result<std::vector<Attachment>> Records::load(std::vector<std::string>& damaged)
     if (name.starts_with('.')) unlinkat(folder_.get(), name.c_str(), 0);
     if (name.starts_with('.') || !name.ends_with(".json")) continue;
     const Result<std::string> text = files::read_file(folder_.get(), name);
-    Result<Attachment> attachment = text ? read_record(*text) : Result<Attachment>(text.status());
+    if (!text) return text.status();
+    Result<Attachment> attachment = read_record(*text);
     if (attachment && record_name(*attachment) == name) {
       attachments.push_back(std::move(*attachment));
       continue;

@@ -5,6 +5,8 @@
 #include <net/if.h>
 
 #include <algorithm>
+#include <chrono>
+#include <thread>
 
 #include "plugins/network-bridge/packet_filter.hpp"
 #include "sdk/support/netlink/namespaces.hpp"
@@ -116,19 +118,24 @@ Status BridgeNetwork::start() {
   Result<std::vector<Registration>> registrations = registry_.load();
   if (!registrations) return registrations.status();
   const Registration own = registration_of(key_, config_, directories_.state);
+  // Written only if it says something new: a full disk must not keep a node from finding its pods again.
+  const bool is_known = std::find(registrations->begin(), registrations->end(), own) != registrations->end();
   std::erase_if(*registrations, [&](const Registration& other) { return other.key == key_; });
   if (Status status = check_collisions(*registrations, *links); !status) return status;
-  if (Status status = registry_.save(own); !status) return status;
+  if (!is_known) {
+    if (Status status = registry_.save(own); !status) return status;
+  }
   registrations->push_back(own);
   started_ = true;
 
   if (Status status = load_attachments(*links); !status) return status;
   if (Status status = converge_node(*registrations); !status) return status;
-  Status result = adopt_attachments();
+  // One pod that cannot be repaired is no reason to leave all others without a network.
+  if (const Status adopted = adopt_attachments(); !adopted) tell(adopted.message());
   links = netlink::list_links(routes_);
   if (!links) return links.status();
   sweep(*links);
-  return result;
+  return Status::ok();
 }
 
 Status BridgeNetwork::converge() {
@@ -297,12 +304,16 @@ Status BridgeNetwork::converge_gateways() {
   if (!addresses) return addresses.status();
   const Result<std::vector<netlink::Route>> routes = netlink::list_routes(routes_);
   if (!routes) return routes.status();
+  std::vector<IpAddress> added;
   Batch batch;
   for (const cni::AddressRange& range : config_.ranges) {
     const IpPrefix gateway(range.gateway, range.subnet.length());
     const bool has_address = std::any_of(addresses->begin(), addresses->end(),
                                          [&](const InterfaceAddress& address) { return address.prefix == gateway; });
-    if (!has_address) add_address(batch, bridge_index_, gateway);
+    if (!has_address) {
+      add_address(batch, bridge_index_, gateway);
+      added.push_back(range.gateway);
+    }
     const bool has_route = std::any_of(routes->begin(), routes->end(), [&](const netlink::Route& route) {
       return route.destination == range.subnet && route.index == bridge_index_ && !route.gateway;
     });
@@ -315,7 +326,8 @@ Status BridgeNetwork::converge_gateways() {
       tell("gave route to " + range.subnet.to_string() + " back");
     }
   }
-  return routes_.send(batch);
+  if (Status status = routes_.send(batch); !status) return status;
+  return netlink::await_solicitable(routes_, bridge_index_, added);
 }
 
 Status BridgeNetwork::converge_forwarding() {
@@ -449,7 +461,7 @@ Status BridgeNetwork::load_attachments(const std::vector<Link>& links) {
     if (addresses.empty()) continue;
     Attachment attachment = describe({mark->sandbox, mark->interface, mark->name_space}, addresses);
     attachment.mtu = link.mtu;
-    if (Status saved = records_.save(attachment); !saved) return saved;
+    if (const Status saved = records_.save(attachment); !saved) tell(saved.message());
     tell("the record of sandbox " + attachment.sandbox + " was lost; found its link " + link.name);
     attachments_.emplace(link.name, std::move(attachment));
   }
@@ -459,9 +471,17 @@ Status BridgeNetwork::load_attachments(const std::vector<Link>& links) {
 Status BridgeNetwork::adopt_attachments() {
   Status result;
   std::vector<Attachment> gone;
+  const auto has_link = [&](const std::string& name) { return netlink::find_link(routes_, name).is_ok(); };
+  // A path can be missing while the pod's processes keep its namespace (an emptied run folder): then the link stays. That of a
+  // namespace which is going follows within a few tens of milliseconds.
+  const auto dying_until = std::chrono::steady_clock::now() + std::chrono::milliseconds(200);
   for (const auto& [name, attachment] : attachments_) {
-    const bool is_there = attachment.name_space.empty() ? netlink::find_link(routes_, name).is_ok()
-                                                        : netlink::open_namespace(attachment.name_space).is_ok();
+    const bool has_path = !attachment.name_space.empty() && netlink::open_namespace(attachment.name_space).is_ok();
+    bool is_there = has_path || has_link(name);
+    while (is_there && !has_path && !attachment.name_space.empty() && std::chrono::steady_clock::now() < dying_until) {
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+      is_there = has_link(name);
+    }
     if (!is_there) gone.push_back(attachment);
   }
   for (const Attachment& attachment : gone) {

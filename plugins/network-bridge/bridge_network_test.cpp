@@ -410,8 +410,8 @@ TEST_F(BridgeNetworkTest, TimesArePrinted) {
       times.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
     }
     std::sort(times.begin(), times.end());
-    std::printf("%-10s %d pods, dual stack: median %.2f ms, p95 %.2f ms\n", what, kPods, times[kPods / 2],
-                times[kPods * 95 / 100]);
+    std::printf("%-10s %d pods, dual stack: best %.2f ms, median %.2f ms, p95 %.2f ms\n", what, kPods, times[0],
+                times[kPods / 2], times[kPods * 95 / 100]);
   };
   measure("attach", [&](const std::string& sandbox) { attach(*network, sandbox); });
   measure("again", [&](const std::string& sandbox) { attach(*network, sandbox); });

@@ -114,12 +114,20 @@ Status BridgeNetwork::finish_link(const Attachment& attachment, const Link& host
     change_link(batch, host.index, {.up = true, .master = bridge_index_});
   if (config_.hairpin) set_hairpin(batch, host.index, true);
   if (status = routes_.send(batch); !status) return status;
-  if (status = configure_pod(attachment, name_space, host.peer); !status) return status;
-  // A pod whose first packets are lost would wait a second for its first answer. The bridge gets its carrier with its first port.
-  status = netlink::await_operational(routes_, host.name);
-  if (status) status = netlink::await_operational(routes_, config_.bridge);
-  if (!status) tell(status.message());
+  Result<Socket> pod = configure_pod(attachment, name_space, host.peer);
+  if (!pod) return pod.status();
+  if (const Status reachable = await_reachable(attachment, *pod, host.peer); !reachable) tell(reachable.message());
   return Status::ok();
+}
+
+/// What the kernel does in workers of its own: a pod whose first packet is lost meanwhile would wait a second for its first answer.
+Status BridgeNetwork::await_reachable(const Attachment& attachment, Socket& pod, int peer) {
+  if (Status status = netlink::await_operational(routes_, attachment.host_interface); !status) return status;
+  // The bridge gets its carrier with its first port.
+  if (Status status = netlink::await_operational(routes_, config_.bridge); !status) return status;
+  std::vector<IpAddress> addresses;
+  for (const cni::ResultIp& ip : attachment.ips) addresses.push_back(ip.address.address());
+  return netlink::await_solicitable(pod, peer, addresses);
 }
 
 /// Both ends by one request, and the mark by the next one of the same send: a kill does not come between.
@@ -157,8 +165,9 @@ Status BridgeNetwork::make_link(const Attachment& attachment, int name_space) {
   return status;
 }
 
-Status BridgeNetwork::configure_pod(const Attachment& attachment, int name_space, int peer) {
-  return netlink::run_in_namespace(name_space, [&] {
+Result<Socket> BridgeNetwork::configure_pod(const Attachment& attachment, int name_space, int peer) {
+  std::optional<Socket> opened;
+  const Status result = netlink::run_in_namespace(name_space, [&] {
     // Nobody else can have the address that was allocated, and a pod need not believe its neighbours that they are routers.
     const std::string settings = "net/ipv6/conf/" + attachment.interface;
     Status status = unless(Code::not_found, netlink::write_sysctl(settings + "/accept_dad", "0"));
@@ -166,6 +175,7 @@ Status BridgeNetwork::configure_pod(const Attachment& attachment, int name_space
     if (!status) return status;
     Result<Socket> socket = Socket::open(NETLINK_ROUTE);
     if (!socket) return socket.status();
+    opened = std::move(*socket);
     Batch batch;
     change_link(batch, 1, {.up = true});
     change_link(batch, peer, {.up = true});
@@ -173,11 +183,13 @@ Status BridgeNetwork::configure_pod(const Attachment& attachment, int name_space
     for (const cni::ResultRoute& route : attachment.routes) {
       replace_route(batch, {.destination = route.destination, .gateway = route.gateway, .index = peer});
     }
-    for (Status& each : socket->send_each(batch)) {
+    for (Status& each : opened->send_each(batch)) {
       if (status) status = unless(Code::already_exists, std::move(each));
     }
     return status;
   });
+  if (!result) return result;
+  return std::move(*opened);
 }
 
 // ---- Detaching ----------------------------------------------------------------------------------------------------------------

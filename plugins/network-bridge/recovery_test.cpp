@@ -263,6 +263,9 @@ TEST_F(RecoveryTest, AFullDiskRefusesPodsAndStillLetsThemGo) {
   EXPECT_EQ(status.code(), Code::resource_exhausted) << status.to_string();
   EXPECT_EQ(machine(), node) << "nothing is half made";
   EXPECT_TRUE(network->check("a", ""));
+  network.reset();
+  network = started(kDualStack);
+  EXPECT_TRUE(network->check("a", "")) << "the next start does not need the disk either";
   EXPECT_TRUE(network->detach("a"));
   network->reap();
   EXPECT_THAT(pod_links(), IsEmpty());

@@ -97,9 +97,11 @@ Result<std::vector<Registration>> Registry::load() {
   std::vector<Registration> registrations;
   for (const std::string& name : *names) {
     const Result<std::string> text = files::read_file(instances_.get(), name);
-    const Result<Registration> registration = text ? read_registration(*text) : Result<Registration>(text.status());
+    if (!text) return text.status();
+    const Result<Registration> registration = read_registration(*text);
     struct stat status {};
-    if (registration && !name.starts_with('.') && stat(registration->state_directory.c_str(), &status) == 0) {
+    const bool is_void = registration && stat(registration->state_directory.c_str(), &status) != 0 && errno == ENOENT;
+    if (registration && !is_void && !name.starts_with('.')) {
       registrations.push_back(*registration);
     } else {
       unlinkat(instances_.get(), name.c_str(), 0);

@@ -27,6 +27,7 @@ struct Registration {
   std::vector<netlink::IpPrefix> gateways;  ///< addresses of the bridge, with the length of their subnet
   bool masquerade = true;
   std::string state_directory;  ///< of the instance: a registration whose folder has gone is void
+  bool operator==(const Registration&) const = default;
 };
 
 Registration registration_of(const std::string& key, const Config& config, const std::string& state_directory);

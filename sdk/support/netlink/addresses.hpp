@@ -2,6 +2,8 @@
 
 /// Addresses of interfaces by rtnetlink.
 
+#include <span>
+
 #include "sdk/support/netlink/ip.hpp"
 #include "sdk/support/netlink/netlink.hpp"
 
@@ -16,6 +18,11 @@ struct InterfaceAddress {
 
 /// All addresses of the socket's namespace, or those of one interface.
 Result<std::vector<InterfaceAddress>> list_addresses(Socket& socket, int index = 0);
+
+/// Waits until the interface answers neighbour solicitations for its IPv6 addresses. The kernel joins an address' solicited-node group
+/// (RFC 4291, 2.7.1) in a worker after it has said that the address is there; who asks before that asks again a second later.
+/// DEADLINE_EXCEEDED after 20 ms. Addresses of IPv4 answer at once.
+Status await_solicitable(Socket& socket, int index, std::span<const IpAddress> addresses);
 
 /// IPv4 with its broadcast address; IPv6 without duplicate address detection, so that it may be used at once (whoever
 /// hands out addresses has made sure). ALREADY_EXISTS if the interface has it.
