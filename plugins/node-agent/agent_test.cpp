@@ -445,6 +445,19 @@ TEST_F(NodeAgent, tries_again_what_the_runtime_refused) {
   ASSERT_TRUE(until_running("web"));
 }
 
+TEST_F(NodeAgent, goes_on_when_the_runtime_is_back) {
+  start();
+  drop("web.yaml", pod_text("web"));
+  ASSERT_TRUE(until_running("web"));
+  ASSERT_TRUE(until([&] { return pod("web").ready_containers() == 1; }));
+  runtime->refuses_lists = true;
+  runtime->exit(runtime->running("web").at(0), 1);
+  ASSERT_TRUE(until([&] { return pod("web").message().find("the runtime is away") != std::string::npos; }));
+  runtime->refuses_lists = false;
+  ASSERT_TRUE(until([&] { return runtime->did("start web/web 1"); }));
+  EXPECT_TRUE(until([&] { return pod("web").message().empty(); }));
+}
+
 TEST_F(NodeAgent, forbids_root_where_the_manifest_does) {
   start();
   drop("web.yaml", pod_text("web", "  securityContext: {runAsNonRoot: true}\n"));
@@ -561,7 +574,8 @@ TEST_F(NodeAgent, finds_by_re_reading_what_it_was_not_told) {
   std::filesystem::create_symlink(real, path("manifests/web.yaml"));
   ASSERT_TRUE(until_running("web"));
   std::ofstream(real) << pod_text("web", "  hostname: other\n");
-  ASSERT_TRUE(until([&] { return runtime->did("remove web"); }));
+  std::filesystem::last_write_time(real, std::filesystem::file_time_type::clock::now() + 1h);
+  ASSERT_TRUE(until([&] { return runtime->did("remove web"); })) << "a time to come makes no difference";
   std::filesystem::rename(path("manifests"), path("manifests-away"));
   let_pass(600ms);
   EXPECT_EQ(runtime->running("web").size(), 1u) << "a folder that went away ends no pod";

@@ -30,6 +30,7 @@ class FakeRuntime final : public Plugin, public cri::RuntimeService, public cri:
   // What tests set and see.
   bool tells_events = true;
   bool refuses_sandboxes = false;
+  bool refuses_lists = false;
   std::string refuses_start_of;             ///< a container's name
   std::chrono::milliseconds stop_takes{0};  ///< or until the call is cancelled
   std::set<std::string> images;
@@ -121,6 +122,7 @@ class FakeRuntime final : public Plugin, public cri::RuntimeService, public cri:
   }
   Task<Result<cri::ListPodSandboxResponse>> ListPodSandbox(Call&, const cri::ListPodSandboxRequest& request) override {
     ++list_calls;
+    if (refuses_lists) co_return unavailable("the runtime is away");
     cri::ListPodSandboxResponse response;
     for (const auto& [id, status] : sandboxes) {
       if (!matches(status.labels(), request.filter().label_selector())) continue;

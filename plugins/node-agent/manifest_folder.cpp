@@ -43,7 +43,9 @@ void read_file(int folder, const std::string& name, const ReadRequest& request, 
   }
   FileStamp stamp = stamp_of(info);
   if (known != request.known.end() && known->second == stamp) return;
-  if (request.patient && now() - stamp.modified < kSettledNanos) {
+  // A time to come says nothing: its writer's clock, or a person, set it.
+  const int64_t age = now() - stamp.modified;
+  if (request.patient && age >= 0 && age < kSettledNanos) {
     reading.unsettled = true;
     return;
   }

@@ -311,6 +311,7 @@ Task<std::optional<WallTime>> PodWorker::sync(PodRun& run) {
       run.sandbox_trouble = refreshed.message();
       co_return WallClock::now() + kRetryAfterError;
     }
+    if (!run.sandbox_failed) run.sandbox_trouble.clear();
   }
   const bool wanted_to_run =
       std::any_of(run.containers.begin(), run.containers.end(), [&](const auto& c) { return wants_to_run(run, c); });
