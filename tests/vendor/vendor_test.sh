@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
-# vendor_test.sh BUILD   lives the first hour of a plugin's vendor: an SDK as the packages install it, an empty folder, gcc and
-# clang. What the two packages hold is installed below a temporary root, nothing on this machine changes.
+# vendor_test.sh BUILD|DEBS   lives the first hour of a plugin's vendor: an SDK as the packages install it, an empty folder, gcc and
+# clang. BUILD is a build tree with all targets built, DEBS a folder with the two packages. What they hold is laid below a temporary
+# root, nothing on this machine changes.
 set -euo pipefail
 
-build=$(realpath "$1")
+source=$(realpath "$1")
 work=$(mktemp -d --tmpdir pintle-vendor-XXXXXX)
 trap 'rm -rf "$work"' EXIT
 root=$work/root
@@ -54,9 +55,13 @@ compile() {
     run cmake --build "$1/$2" -j2 && echo "ok: $(basename "$1") builds with $2"
 }
 
-for component in node sdk; do
-  DESTDIR=$root run cmake --install "$build" --prefix /usr --component $component || exit 1
-done
+if [ -e "$source/CMakeCache.txt" ]; then
+  for component in node sdk; do
+    DESTDIR=$root run cmake --install "$source" --prefix /usr --component $component || exit 1
+  done
+else
+  for package in "$source"/*.deb; do run dpkg-deb -x "$package" "$root" || exit 1; done
+fi
 mkdir "$work/vendor"
 cd "$work/vendor"
 
