@@ -5,8 +5,10 @@
 #include <net/if.h>
 #include <netinet/in.h>
 
+#include <algorithm>
 #include <boost/json.hpp>
 #include <cstring>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -20,17 +22,64 @@ namespace json = boost::json;
 
 namespace {
 
-Finding forward_finding(const Host& host, const std::string& name, const std::string& key) {
-  const std::string path = "/proc/sys/" + key;
-  const std::optional<std::string> value = host.read(path);
-  std::string dotted = key;
-  std::replace(dotted.begin(), dotted.end(), '/', '.');
-  if (!value)
-    return {name, Health::warn, dotted + " does not exist", "pods of this address family cannot leave the node",
-            "enable the family in the kernel, if pods shall use it"};
-  if (*value == "1") return {name, Health::ok, dotted + " is 1", "", ""};
-  return {name, Health::warn, dotted + " is " + *value, "pods cannot reach anything beyond the node",
-          "sysctl -w " + dotted + "=1; keep it in /etc/sysctl.d/ (a running network-bridge sets it itself)"};
+struct Network {
+  int family = 0;
+  unsigned char bytes[16] = {};
+  unsigned prefix = 0;
+};
+
+std::optional<Network> parse_network(const std::string& text) {
+  if (!document::format_problem("cidr", text).empty()) return std::nullopt;
+  Network network;
+  const size_t slash = text.find('/');
+  network.family = text.find(':') == std::string::npos ? AF_INET : AF_INET6;
+  inet_pton(network.family, text.substr(0, slash).c_str(), network.bytes);
+  network.prefix = static_cast<unsigned>(std::stoul(text.substr(slash + 1)));
+  return network;
+}
+
+bool contains(const Network& network, const sockaddr* address) {
+  if (address->sa_family != network.family) return false;
+  const void* raw = network.family == AF_INET
+                        ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in*>(address)->sin_addr)
+                        : &reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr;
+  const auto* bytes = static_cast<const unsigned char*>(raw);
+  for (unsigned bit = 0; bit < network.prefix; ++bit) {
+    if (((bytes[bit / 8] ^ network.bytes[bit / 8]) >> (7 - bit % 8)) & 1) return false;
+  }
+  return true;
+}
+
+// What the running profile says of pods' networks: every network, and every other text, of the plugins' config.
+struct PodNetworks {
+  bool known = false;  // the daemon has told it
+  std::set<std::string> networks, names;
+
+  bool has_family(int family) const {
+    return std::any_of(networks.begin(), networks.end(),
+                       [&](const std::string& network) { return parse_network(network)->family == family; });
+  }
+};
+
+void collect(const json::value& value, PodNetworks& pods) {
+  if (const json::object* object = value.if_object()) {
+    for (const auto& one : *object) collect(one.value(), pods);
+  } else if (const json::array* array = value.if_array()) {
+    for (const json::value& element : *array) collect(element, pods);
+  } else if (const json::string* text = value.if_string()) {
+    const std::string word(text->data(), text->size());
+    (parse_network(word) ? pods.networks : pods.names).insert(word);
+  }
+}
+
+PodNetworks pod_networks(const Host& host) {
+  PodNetworks pods;
+  if (host.context() == nullptr) return pods;
+  Result<json::value> profile = host.context()->admin().json("GET", "/v1/profile", "", std::chrono::seconds(5));
+  if (!profile) return pods;
+  pods.known = true;
+  for (const json::value& instance : list_member(*profile, "instances")) collect(member(instance, "config"), pods);
+  return pods;
 }
 
 // Base chains of the hook "forward" that drop by default, as "ip filter FORWARD".
@@ -118,62 +167,18 @@ std::vector<Finding> neighbour_findings(const Host& host) {
   return findings;
 }
 
-struct Network {
-  int family = 0;
-  unsigned char bytes[16] = {};
-  unsigned prefix = 0;
-};
-
-std::optional<Network> parse_network(const std::string& text) {
-  if (!document::format_problem("cidr", text).empty()) return std::nullopt;
-  Network network;
-  const size_t slash = text.find('/');
-  network.family = text.find(':') == std::string::npos ? AF_INET : AF_INET6;
-  inet_pton(network.family, text.substr(0, slash).c_str(), network.bytes);
-  network.prefix = static_cast<unsigned>(std::stoul(text.substr(slash + 1)));
-  return network;
-}
-
-bool contains(const Network& network, const sockaddr* address) {
-  if (address->sa_family != network.family) return false;
-  const void* raw = network.family == AF_INET
-                        ? static_cast<const void*>(&reinterpret_cast<const sockaddr_in*>(address)->sin_addr)
-                        : &reinterpret_cast<const sockaddr_in6*>(address)->sin6_addr;
-  const auto* bytes = static_cast<const unsigned char*>(raw);
-  for (unsigned bit = 0; bit < network.prefix; ++bit) {
-    if (((bytes[bit / 8] ^ network.bytes[bit / 8]) >> (7 - bit % 8)) & 1) return false;
-  }
-  return true;
-}
-
-void collect_networks(const json::value& value, std::set<std::string>& networks) {
-  if (const json::object* object = value.if_object()) {
-    for (const auto& one : *object) collect_networks(one.value(), networks);
-  } else if (const json::array* array = value.if_array()) {
-    for (const json::value& element : *array) collect_networks(element, networks);
-  } else if (const json::string* text = value.if_string()) {
-    const std::string network(text->data(), text->size());
-    if (parse_network(network)) networks.insert(network);
-  }
-}
-
 // Networks of the running profile against the addresses that other links have.
-std::vector<Finding> overlap_findings(const Host& host) {
+std::vector<Finding> overlap_findings(const PodNetworks& pods) {
   std::vector<Finding> findings;
-  if (host.context() == nullptr) return findings;
-  Result<json::value> profile = host.context()->admin().json("GET", "/v1/profile", "", std::chrono::seconds(5));
-  if (!profile) return findings;
-  std::set<std::string> networks;
-  for (const json::value& instance : list_member(*profile, "instances"))
-    collect_networks(member(instance, "config"), networks);
   ifaddrs* addresses = nullptr;
-  if (getifaddrs(&addresses) != 0) return findings;
+  if (pods.networks.empty() || getifaddrs(&addresses) != 0) return findings;
   std::set<std::string> overlaps;
   for (const ifaddrs* one = addresses; one != nullptr; one = one->ifa_next) {
-    const std::string link = one->ifa_name;
-    if (one->ifa_addr == nullptr || link.starts_with("pintle")) continue;
-    for (const std::string& network : networks) {
-      if (contains(*parse_network(network), one->ifa_addr)) overlaps.insert(link + " has an address in " + network);
+    // A link that the config names is the network plugin's own bridge.
+    if (one->ifa_addr == nullptr || pods.names.contains(one->ifa_name)) continue;
+    for (const std::string& network : pods.networks) {
+      if (contains(*parse_network(network), one->ifa_addr))
+        overlaps.insert(std::string(one->ifa_name) + " has an address in " + network);
     }
   }
   freeifaddrs(addresses);
@@ -182,9 +187,26 @@ std::vector<Finding> overlap_findings(const Host& host) {
                         "packets for pods would leave by that link, or the other way round",
                         "give the network plugin another network in the profile (config of network-bridge)"});
   }
-  if (overlaps.empty() && !networks.empty())
-    findings.push_back({"overlap", Health::ok, "no link of the host has an address of the pods' networks", "", ""});
+  if (overlaps.empty())
+    findings.push_back({"overlap", Health::ok, "no other link has an address of the pods' networks", "", ""});
   return findings;
+}
+
+// A running network plugin turns forwarding on, so it only matters while one runs with networks of that family.
+Finding forward_finding(const Host& host, const PodNetworks& pods, const std::string& name, const std::string& key,
+                        bool needed) {
+  const std::string value = host.read("/proc/sys/" + key).value_or("absent");
+  std::string dotted = key;
+  std::replace(dotted.begin(), dotted.end(), '/', '.');
+  if (value == "1") return {name, Health::ok, dotted + " is 1", "", ""};
+  if (!pods.known)
+    return {name, Health::ok, dotted + " is " + value + "; network-bridge turns it on when it runs", "", ""};
+  if (!needed) return {name, Health::ok, dotted + " is " + value + "; no pod network of that family", "", ""};
+  return {
+      name, Health::warn, dotted + " is " + value + ", though pods have networks of that family",
+      "pods cannot reach anything beyond the node",
+      "sysctl -w " + dotted +
+          "=1, and find what turns it off (grep -r forward /etc/sysctl.d); or: pintle plugin restart network-bridge"};
 }
 
 Finding resolver_finding(const Host& host) {
@@ -213,11 +235,13 @@ Finding resolver_finding(const Host& host) {
 }  // namespace
 
 std::vector<Finding> check_network(const Host& host) {
-  std::vector<Finding> findings = {forward_finding(host, "ip-forward", "net/ipv4/ip_forward"),
-                                   forward_finding(host, "ip6-forward", "net/ipv6/conf/all/forwarding"),
-                                   bridge_nf_finding(host)};
-  for (auto group : {firewall_findings, neighbour_findings, overlap_findings}) {
-    for (Finding& finding : group(host)) findings.push_back(std::move(finding));
+  const PodNetworks pods = pod_networks(host);
+  std::vector<Finding> findings = {
+      forward_finding(host, pods, "ip-forward", "net/ipv4/ip_forward", pods.has_family(AF_INET)),
+      forward_finding(host, pods, "ip6-forward", "net/ipv6/conf/all/forwarding", pods.has_family(AF_INET6)),
+      bridge_nf_finding(host)};
+  for (const auto& group : {firewall_findings(host), neighbour_findings(host), overlap_findings(pods)}) {
+    findings.insert(findings.end(), group.begin(), group.end());
   }
   findings.push_back(resolver_finding(host));
   return findings;

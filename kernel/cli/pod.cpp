@@ -106,24 +106,6 @@ int list(Context& context, const PodOptions& options) {
   return exit_ok;
 }
 
-// "running since 3m", "waiting: CrashLoopBackOff: back-off 20s", "exited with 1 (Error)".
-Cell container_state(const json::value& status) {
-  const json::value& state = member(status, "state");
-  if (const json::value& running = member(state, "running"); running.is_object()) {
-    return {"running since " + age(text_member(running, "startedAt")), Color::green};
-  }
-  if (const json::value& ended = member(state, "terminated"); ended.is_object()) {
-    const int64_t code = integer_member(ended, "exitCode");
-    const std::string reason = text_member(ended, "reason"), message = text_member(ended, "message");
-    return {"exited with " + std::to_string(code) + (reason.empty() ? "" : " (" + reason + ")") +
-                (message.empty() ? "" : ": " + message),
-            code == 0 ? Color::none : Color::red};
-  }
-  const json::value& waiting = member(state, "waiting");
-  const std::string reason = text_member(waiting, "reason"), message = text_member(waiting, "message");
-  return {"waiting" + (reason.empty() ? "" : ": " + reason) + (message.empty() ? "" : ": " + message), Color::yellow};
-}
-
 int describe(Context& context, const PodOptions& options) {
   Result<PodName> name = parse_pod_name(options.name, options.pod_namespace);
   if (!name) return context.fail(name.status());
@@ -149,11 +131,12 @@ int describe(Context& context, const PodOptions& options) {
   line("Created", format_time(pod.created_at()));
   line("Sandbox", pod.sandbox_id());
 
-  Table containers({{"CONTAINER"}, {"STATE"}, {"READY"}, {"RESTARTS", false, true}, {"IMAGE"}});
+  Table containers({{"CONTAINER"}, {"READY"}, {"RESTARTS", false, true}, {"IMAGE"}, {"STATE"}});
   for (const char* kind : {"initContainerStatuses", "containerStatuses"}) {
     for (const json::value& status : list_member(member(object, "status"), kind)) {
-      containers.add({text_member(status, "name"), container_state(status), flag_member(status, "ready") ? "yes" : "no",
-                      std::to_string(integer_member(status, "restartCount")), text_member(status, "image")});
+      containers.add({text_member(status, "name"), flag_member(status, "ready") ? "yes" : "no",
+                      std::to_string(integer_member(status, "restartCount")), text_member(status, "image"),
+                      container_state(status)});
     }
   }
   if (!containers.empty()) {

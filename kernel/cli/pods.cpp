@@ -1,7 +1,7 @@
 #include "kernel/cli/pods.hpp"
 
 #include <algorithm>
-#include <map>
+#include <boost/json.hpp>
 
 #include "cri/api.pintle.hpp"
 #include "kernel/cli/cli.hpp"
@@ -38,17 +38,54 @@ Result<node::v1::Pod> find_pod(Context& context, const PodName& name) {
   return not_found("there is no pod " + name.text() + document::suggestion(name.text(), known));
 }
 
+// "running since 3m", "waiting: CrashLoopBackOff: back-off 20s", "exited with 1 (Error)".
+Cell container_state(const boost::json::value& status) {
+  const boost::json::value& state = member(status, "state");
+  if (const boost::json::value& running = member(state, "running"); running.is_object()) {
+    return {"running since " + age(text_member(running, "startedAt")), Color::green};
+  }
+  if (const boost::json::value& ended = member(state, "terminated"); ended.is_object()) {
+    const int64_t code = integer_member(ended, "exitCode");
+    const std::string reason = text_member(ended, "reason"), message = text_member(ended, "message");
+    return {"exited with " + std::to_string(code) + (reason.empty() ? "" : " (" + reason + ")") +
+                (message.empty() ? "" : ": " + message),
+            code == 0 ? Color::none : Color::red};
+  }
+  const boost::json::value& waiting = member(state, "waiting");
+  const std::string reason = text_member(waiting, "reason"), message = text_member(waiting, "message");
+  return {"waiting" + (reason.empty() ? "" : ": " + reason) + (message.empty() ? "" : ": " + message), Color::yellow};
+}
+
 namespace {
 
-Result<std::vector<ContainerInfo>> containers_of(Context& context, const PodName& pod_name) {
-  Result<node::v1::Pod> pod = find_pod(context, pod_name);
-  if (!pod) return pod.status();
-  if (pod->sandbox_id().empty()) {
-    return failed_precondition("the pod " + pod_name.text() + " has no sandbox yet" +
-                               (pod->message().empty() ? "" : ": " + pod->message()));
+boost::json::value object_of(const node::v1::Pod& pod) {
+  boost::system::error_code error;
+  return boost::json::parse(pod.json(), error);
+}
+
+// In the manifest's order, which CRI does not keep.
+std::vector<std::string> declared_containers(const boost::json::value& pod) {
+  std::vector<std::string> names;
+  for (const char* kind : {"containers", "initContainers"}) {
+    for (const boost::json::value& one : list_member(member(pod, "spec"), kind))
+      names.push_back(text_member(one, "name"));
   }
+  return names;
+}
+
+// Why a container that the manifest names has never run, as the node agent tells it.
+std::string waiting_reason(const boost::json::value& pod, const std::string& container) {
+  for (const char* kind : {"initContainerStatuses", "containerStatuses"}) {
+    for (const boost::json::value& status : list_member(member(pod, "status"), kind)) {
+      if (text_member(status, "name") == container) return container_state(status).text;
+    }
+  }
+  return "the node agent has not come to it";
+}
+
+Result<std::vector<ContainerInfo>> containers_of(Context& context, const node::v1::Pod& pod) {
   runtime::v1::ListContainersRequest request;
-  request.mutable_filter()->set_pod_sandbox_id(pod->sandbox_id());
+  request.mutable_filter()->set_pod_sandbox_id(pod.sandbox_id());
   runtime::v1::ListContainersResponse response;
   if (Status status = context.admin().call(RuntimeServiceInterface::info, "ListContainers", request, response); !status)
     return status;
@@ -72,22 +109,31 @@ std::string listed(const std::vector<std::string>& names) {
 
 Result<ContainerInfo> find_container(Context& context, const PodName& pod, const std::string& container,
                                      bool previous) {
-  Result<std::vector<ContainerInfo>> containers = containers_of(context, pod);
-  if (!containers) return containers.status();
-  std::vector<std::string> names;
-  for (const ContainerInfo& one : *containers) {
-    if (std::find(names.begin(), names.end(), one.name) == names.end()) names.push_back(one.name);
+  Result<node::v1::Pod> found = find_pod(context, pod);
+  if (!found) return found.status();
+  if (found->sandbox_id().empty()) {
+    return failed_precondition("the pod " + pod.text() + " has no sandbox yet" +
+                               (found->message().empty() ? "" : ": " + found->message()));
   }
-  if (names.empty()) return failed_precondition("the pod " + pod.text() + " has no container yet");
+  Result<std::vector<ContainerInfo>> containers = containers_of(context, *found);
+  if (!containers) return containers.status();
+  const boost::json::value object = object_of(*found);
+  const std::vector<std::string> names = declared_containers(object);
+  if (container.empty() && names.empty())
+    return internal_error("the node agent names no container of pod " + pod.text());
   const std::string wanted = container.empty() ? names[0] : container;
   if (container.empty() && names.size() > 1)
     context.note("container " + wanted + " of " + listed(names) + "; another one: -c NAME");
+  if (std::find(names.begin(), names.end(), wanted) == names.end()) {
+    return not_found("the pod " + pod.text() + " has no container " + wanted + document::suggestion(wanted, names));
+  }
   std::vector<ContainerInfo> attempts;
   for (const ContainerInfo& one : *containers) {
     if (one.name == wanted) attempts.push_back(one);
   }
   if (attempts.empty()) {
-    return not_found("the pod " + pod.text() + " has no container " + wanted + document::suggestion(wanted, names));
+    return failed_precondition("the container " + wanted + " of pod " + pod.text() +
+                               " has not been started: " + waiting_reason(object, wanted));
   }
   if (!previous) return attempts.back();
   if (attempts.size() < 2)
@@ -124,15 +170,10 @@ std::vector<std::pair<std::string, std::string>> pod_names(Context& context) {
 }
 
 std::vector<std::string> container_names(Context& context, const std::string& pod) {
-  std::vector<std::string> names;
   const Result<PodName> name = parse_pod_name(pod, "");
-  if (!name) return names;
-  if (const auto containers = containers_of(context, *name)) {
-    for (const ContainerInfo& one : *containers) {
-      if (std::find(names.begin(), names.end(), one.name) == names.end()) names.push_back(one.name);
-    }
-  }
-  return names;
+  if (!name) return {};
+  const Result<node::v1::Pod> found = find_pod(context, *name);
+  return found ? declared_containers(object_of(*found)) : std::vector<std::string>();
 }
 
 std::vector<std::string> image_names(Context& context) {

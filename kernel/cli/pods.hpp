@@ -3,12 +3,15 @@
 /// Pods, their containers and images as the node's plugins tell them: `pintle.node.v1.NodeAgent` knows the pods,
 /// `runtime.v1.RuntimeService` their containers.
 
+#include <boost/json/value.hpp>
 #include <cstdint>
 #include <optional>
 #include <pintle/status.hpp>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "kernel/cli/output.hpp"
 
 namespace pintle::node::v1 {
 class Pod;
@@ -36,11 +39,14 @@ struct ContainerInfo {
   int64_t created_at = 0;
 };
 
-/// The newest container of that name in the pod; of no name, that which was created first in the pod, with a note if there are
-/// others. `previous`: the one before the newest.
+/// The newest container of that name in the pod; of no name, the first of its manifest, with a note if there
+/// are others. `previous`: the one before the newest.
 Result<ContainerInfo> find_container(Context& context, const PodName& pod, const std::string& container, bool previous);
 /// Its state now, and where its log lies.
 Result<ContainerInfo> container_status(Context& context, const std::string& id);
+
+/// A container's status of a core/v1 Pod: "running since 3m", "waiting: CrashLoopBackOff: back-off 20s", "exited with 1 (Error)".
+Cell container_state(const boost::json::value& status);
 
 // For completion: what cannot be asked is empty.
 std::vector<std::pair<std::string, std::string>> pod_names(Context& context);

@@ -69,7 +69,7 @@ class CommandLine(NodeTest):
         self.assertEqual((pod["namespace"], pod["name"], pod["phase"], pod["ready"], pod["containers"]), ("default", "web", "Running", 2, 2))
         self.assertRegex(self.node.pintle("pod", "ls"), rf"default +web +2/2 +Running +0 +\d+s +{pod['addresses'][0]}")
         described = self.node.pintle("pod", "describe", "web")
-        self.assertRegex(described, r"(?m)^  one +running since \d+s +yes +0 +" + pods.IMAGE)
+        self.assertRegex(described, rf"(?m)^  one +yes +0 +{pods.IMAGE} +running since \d+s$")
         self.assertEqual(json.loads(self.node.pintle("pod", "describe", "default/web", "-o", "json"))["status"]["phase"], "Running")
 
         missing = self.run_pintle("pod", "describe", "wbe")
@@ -78,6 +78,14 @@ class CommandLine(NodeTest):
         self.assertEqual(self.run_pintle("pod", "rm", "wbe").returncode, EXIT["not found"])
         self.assertEqual(self.node.pintle("pod", "rm", "web"), "pod/web is being removed\n")
         self.node.wait_for_none()
+
+    def test_a_container_that_never_ran_says_why(self):
+        self.apply(pods.pod("web", {"name": "one", "image": "nowhere/none:1", "imagePullPolicy": "Never"}))
+        wait_for("the reason", lambda: "ErrImageNeverPull" in self.node.pintle("pod", "ls"))
+        refused = self.run_pintle("pod", "logs", "web", "-c", "one")
+        self.assertEqual(refused.returncode, EXIT["conflict"])
+        self.assertIn("the container one of pod web has not been started: waiting: ErrImageNeverPull", refused.stderr)
+        self.remove("web")
 
     def test_a_broken_manifest_is_refused_with_its_place(self):
         path = os.path.join(self.node.root, "broken.yaml")
