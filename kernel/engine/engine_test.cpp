@@ -336,6 +336,7 @@ TEST_F(EngineTest, StreamFlowsByCreditAndEndsBeforeItsCompletion) {
   EXPECT_EQ(codes, (std::vector<pintle_code>{0, 0, 0, PINTLE_RESOURCE_EXHAUSTED}));
   EXPECT_EQ(caller.grant(id, 2), PINTLE_OK);
   ASSERT_TRUE(outcome.ends.reaches(1));
+  EXPECT_TRUE(granted.reaches(1));
   EXPECT_EQ(outcome.messages.size(), 5u) << "a message came after the completion, or never";
 }
 

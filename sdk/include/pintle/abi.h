@@ -20,7 +20,7 @@
  *   Each of start, drain, retire and stop is answered by exactly one `lifecycle_done` with its token.
  *
  * Calls. `call` returns 0 (accepted) or a code. Accepted means exactly one completion: on the caller's lane, never before
- *   `call` returned. A message to the implementer and all that follows on that binding arrive in the order of sending. At its
+ *   `call` returned to a turn of that lane (to a thread of the plugin's own it may be returning still; `*call_id` is set). A message to the implementer and all that follows on that binding arrive in the order of sending. At its
  *   deadline the host completes the call (DEADLINE_EXCEEDED) and drops what comes later; cancel is advisory. A call may also
  *   carry a stream, each way, which ends with its completion; a stream message costs one credit, which its receiver grants.
  *   Call ids are never reused; a stale or foreign id is NOT_FOUND and does no harm.
