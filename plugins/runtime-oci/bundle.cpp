@@ -164,7 +164,7 @@ Result<Prepared> prepare(const Node& node, images::Store& store, const runtime::
       if (status) status = node.cgroups.apply(record.cgroup, spec->limits);
       if (status) status = node.cgroups.allow_devices(record.cgroup, spec->devices);
     }
-    if (status) status = node.cgroups.create(node.monitors_cgroup());
+    if (status && !node.cgroups.exists(node.monitors_cgroup())) status = node.cgroups.create(node.monitors_cgroup());
   }
   if (!status) {
     if (Status undone = dismantle(node, store, record); !undone) {

@@ -369,6 +369,41 @@ TEST_P(ContainersTest, ACommandThatIsGivenUpIsKilled) {
   EXPECT_TRUE(eventually([&] { return layout_.processes(ground_->cgroup + "/" + id)->size() == before; }, 5s));
 }
 
+TEST_P(ContainersTest, AContainerWithoutALogRuns) {
+  CreateContainerRequest wanted = request("head -c 300000 /dev/zero; exit 6");
+  wanted.clear_log_path();
+  const Status created = create(wanted);
+  ASSERT_TRUE(created.is_ok()) << created.message();
+  ASSERT_TRUE(start(wanted.container_id()).is_ok());
+  EXPECT_EQ(wait_for_end(wanted.container_id()).exit_code(), 6);
+}
+
+TEST_P(ContainersTest, MountsAndAReadOnlyRootAreAsAsked) {
+  std::filesystem::create_directories(ground_->path + "/data");
+  std::ofstream(ground_->path + "/data/file") << "from the node\n";
+  std::ofstream(ground_->path + "/hosts") << "127.0.0.1 localhost\n";
+  CreateContainerRequest wanted = request(
+      "cat /data/file; echo x 2>/dev/null > /data/file || echo kept; echo y 2>/dev/null > /here || echo closed; cat "
+      "/etc/hosts; touch /more/x && echo open");
+  auto* data = wanted.mutable_config()->add_mounts();
+  data->set_host_path(ground_->path + "/data");
+  data->set_container_path("/data");
+  data->set_readonly(true);
+  auto* more = wanted.mutable_config()->add_mounts();
+  more->set_host_path(ground_->path + "/data");
+  more->set_container_path("/more");
+  wanted.mutable_sandbox()->set_hosts(ground_->path + "/hosts");
+  auto& context = *wanted.mutable_config()->mutable_linux()->mutable_security_context();
+  context.set_readonly_rootfs(true);
+  context.mutable_run_as_user()->set_value(0);
+  const Status created = create(wanted);
+  ASSERT_TRUE(created.is_ok()) << created.message();
+  ASSERT_TRUE(start(wanted.container_id()).is_ok());
+  wait_for_end(wanted.container_id());
+  EXPECT_EQ(lines_of(log_of(wanted.container_id())),
+            (std::vector<std::string>{"from the node", "kept", "closed", "127.0.0.1 localhost", "open"}));
+}
+
 TEST_P(ContainersTest, ATerminalIsOneStream) {
   CreateContainerRequest wanted = request("test -t 0 && test -t 1 && echo terminal; exec sleep 1000");
   wanted.mutable_config()->set_tty(true);
