@@ -88,9 +88,14 @@ CheckStep check_manifest(const PluginImage& image, PluginRun& run) {
   }
   std::set<std::string> names;
   for (const json::value& provided : list_of_json(value, "provides")) {
-    run.provides.push_back(text_of_json(provided, "interface"));
-    if (!names.insert(run.provides.back()).second)
-      step.findings.push_back("it provides " + run.provides.back() + " twice");
+    PluginRun::Provided& named = run.provides.emplace_back();
+    named.interface_name = text_of_json(provided, "interface");
+    for (const json::value& feature : list_of_json(provided, "features")) {
+      if (feature.is_string()) named.features.emplace_back(feature.get_string());
+    }
+    if (!names.insert(named.interface_name).second) {
+      step.findings.push_back("it provides " + named.interface_name + " twice");
+    }
     check_provided(provided, step.findings);
   }
   names.clear();

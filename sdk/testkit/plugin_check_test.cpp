@@ -168,6 +168,14 @@ TEST_F(PluginCheck, NamesTheMethodsThatAreUnimplemented) {
                     Contains("Publish is unimplemented"), Not(Contains("Say is unimplemented"))));
 }
 
+TEST_F(PluginCheck, AsksForNoMethodOfAFeatureThatThePluginDoesNotHave) {
+  const PluginReport report = check_plugin(victim_file("victim-image"));
+  const CheckStep& contract = step(report, "contract of pintle.image.v1.ImageBackend");
+  EXPECT_THAT(contract.findings, Contains("Load is unimplemented"));
+  EXPECT_THAT(contract.findings, Not(Contains("Pull is unimplemented")));
+  EXPECT_THAT(contract.summary, HasSubstr("left out by its features: Pull"));
+}
+
 TEST_F(PluginCheck, TakesACrashForAFinding) {
   const PluginReport start = check_victim("crash-in-start");
   EXPECT_EQ(start.verdict, Verdict::broken);

@@ -81,17 +81,22 @@ class ElfFile {
 
   struct Dynamic {
     uint64_t flags = 0, flags_1 = 0;
+    std::vector<std::string> needed;
     bool text_relocations = false, bind_now = false;
   };
   Dynamic dynamic() const {
     Dynamic found;
-    each_entry(SHT_DYNAMIC, [&](Elf_Data* data, const GElf_Shdr&, int i) {
+    each_entry(SHT_DYNAMIC, [&](Elf_Data* data, const GElf_Shdr& table, int i) {
       GElf_Dyn entry;
       if (!gelf_getdyn(data, i, &entry)) return;
       if (entry.d_tag == DT_FLAGS) found.flags = entry.d_un.d_val;
       if (entry.d_tag == DT_FLAGS_1) found.flags_1 = entry.d_un.d_val;
       if (entry.d_tag == DT_TEXTREL) found.text_relocations = true;
       if (entry.d_tag == DT_BIND_NOW) found.bind_now = true;
+      if (entry.d_tag == DT_NEEDED) {
+        const char* name = elf_strptr(elf_.get(), table.sh_link, entry.d_un.d_val);
+        if (name) found.needed.emplace_back(name);
+      }
     });
     found.text_relocations |= (found.flags & DF_TEXTREL) != 0;
     found.bind_now |= (found.flags & DF_BIND_NOW) != 0 || (found.flags_1 & DF_1_NOW) != 0;
@@ -270,13 +275,7 @@ std::vector<std::string> unresolved(const std::string& path) {
   const std::string linker = own_linker();
   if (linker.empty()) return {};
   std::string library_path = "LD_LIBRARY_PATH=";
-  // The schema library that this program runs with is the one that a node would have loaded before the plugin.
-  for (const link_map* library = static_cast<link_map*>(dlopen(nullptr, RTLD_NOW)); library;
-       library = library->l_next) {
-    const std::string_view name = library->l_name;
-    if (name.find("/libpintle_") != std::string_view::npos)
-      library_path += std::string(name.substr(0, name.rfind('/'))) + ":";
-  }
+  for (const std::string& folder : own_library_folders()) library_path += folder + ":";
   std::string trace = "LD_TRACE_LOADED_OBJECTS=1", warn = "LD_WARN=yes", now = "LD_BIND_NOW=yes", file = path,
               program = linker;
   char* const arguments[] = {program.data(), file.data(), nullptr};
@@ -349,6 +348,18 @@ CheckStep check_linking(const ElfFile& elf, const std::string& path) {
 
 }  // namespace
 
+std::vector<std::string> own_library_folders() {
+  std::vector<std::string> folders;
+  for (const link_map* library = static_cast<link_map*>(dlopen(nullptr, RTLD_NOW)); library;
+       library = library->l_next) {
+    const std::string_view name = library->l_name;
+    if (name.find("/libpintle_") == std::string_view::npos) continue;
+    const std::string folder(name.substr(0, name.rfind('/')));
+    if (std::find(folders.begin(), folders.end(), folder) == folders.end()) folders.push_back(folder);
+  }
+  return folders;
+}
+
 PluginImage read_plugin_image(const std::string& path, std::vector<CheckStep>& steps) {
   PluginImage image;
   Result<files::Descriptor> file = files::open_at(AT_FDCWD, path, O_RDONLY);
@@ -362,6 +373,9 @@ PluginImage read_plugin_image(const std::string& path, std::vector<CheckStep>& s
   if (steps.back().outcome != Outcome::passed) return image;
   steps.push_back(check_note(elf, image));
   if (image.id.empty()) return image;
+  for (std::string& library : elf.dynamic().needed) {
+    if (library.starts_with("libpintle_")) image.libraries.push_back(std::move(library));
+  }
   steps.push_back(check_symbols(elf));
   steps.push_back(check_linking(elf, path));
   return image;

@@ -13,9 +13,13 @@ namespace pintle::testkit {
 struct PluginRun {
   std::string path;
   PluginImage image;
-  std::string version;                   // the manifest's
-  std::string config;                    // JSON; empty: the plugin needs a config that was not given
-  std::vector<std::string> provides;     // interfaces
+  std::string version;  // the manifest's
+  std::string config;   // JSON; empty: the plugin needs a config that was not given
+  struct Provided {
+    std::string interface_name;
+    std::vector<std::string> features;
+  };
+  std::vector<Provided> provides;
   std::vector<std::string> start_needs;  // "name (interface)"
   std::chrono::milliseconds patience{};
 };
