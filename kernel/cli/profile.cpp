@@ -20,9 +20,9 @@ struct ProfileOptions {
 
 json::array to_json(const std::vector<std::string>& texts) { return json::array(texts.begin(), texts.end()); }
 
-std::string joined(const std::vector<std::string>& texts) {
+std::string joined(const std::vector<std::string>& texts, const char* between = ", ") {
   std::string list;
-  for (const std::string& text : texts) list += (list.empty() ? "" : ", ") + text;
+  for (const std::string& text : texts) list += (list.empty() ? "" : between) + text;
   return list;
 }
 
@@ -48,7 +48,7 @@ int list(Context& context, const NoOptions&) {
                           : Color::green},
                profile.path,
                broken    ? profile.problem
-               : waiting ? "awaits " + joined(profile.awaits)
+               : waiting ? "awaits " + joined(profile.awaits, "; ")
                          : profile.description});
   }
   if (context.printed({{"profiles", all}})) return exit_ok;
@@ -170,7 +170,7 @@ int validate(Context& context, const ProfileOptions& options) {
     if (!problems.empty()) continue;
     context.out << name << ": " << colored("valid", Color::green, context.color) << ", "
                 << profile->plan.instances.size() << " plugins"
-                << (awaits.empty() ? "" : "; cannot run yet, it awaits " + joined(awaits)) << "\n";
+                << (awaits.empty() ? "" : "; cannot run yet, it awaits " + joined(awaits, "; ")) << "\n";
   }
   context.printed({{"profiles", results}});
   return exit;
