@@ -1,5 +1,6 @@
 #include "plugins/runtime-oci/settings.hpp"
 
+#include <dlfcn.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
@@ -15,7 +16,18 @@ constexpr const char* kProgramFolders[] = {"/usr/local/sbin", "/usr/local/bin", 
 #define PINTLE_LAUNCHER "/usr/lib/pintle/pintle-oci-launch"
 #endif
 
+/// The launcher is installed one folder above this plugin, wherever that is (a build tree, another prefix).
+std::string launcher_beside_plugin() {
+  Dl_info about{};
+  static const int inside = 0;
+  if (!dladdr(&inside, &about) || !about.dli_fname || about.dli_fname[0] != '/') return {};
+  std::string path = about.dli_fname;
+  for (int up = 0; up < 2; ++up) path.resize(path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
+  return path + "/pintle-oci-launch";
+}
+
 std::string find_program(const std::string& name) {
+  if (name.empty()) return {};
   if (name.starts_with('/')) return access(name.c_str(), X_OK) == 0 ? name : "";
   for (const char* folder : kProgramFolders) {
     const std::string path = std::string(folder) + "/" + name;
@@ -81,7 +93,9 @@ Result<Programs> find_programs(const Settings& settings, const cgroup::Layout& c
     return failed_precondition("the container monitor '" + settings.monitor +
                                "' is not on this host; install it (apt install conmon)");
   }
-  programs.launcher = find_program(settings.launcher.empty() ? PINTLE_LAUNCHER : settings.launcher);
+  if (settings.launcher.empty()) programs.launcher = find_program(launcher_beside_plugin());
+  if (programs.launcher.empty())
+    programs.launcher = find_program(settings.launcher.empty() ? PINTLE_LAUNCHER : settings.launcher);
   if (programs.launcher.empty()) {
     return failed_precondition("the launcher " +
                                (settings.launcher.empty() ? std::string(PINTLE_LAUNCHER) : settings.launcher) +
