@@ -197,13 +197,20 @@ Task<Status> Sandboxes::make(CallContext context, std::shared_ptr<Sandbox> sandb
   record.set_uts_inode(namespaces->uts_inode);
   if (Status status = gone(); !status) co_return status;
 
-  // A backend with a container for the sandbox brings the network namespace; otherwise the pod is complete before it is told.
-  const bool backend_first = wants_sandbox_container(record.runtime());
-  for (const bool in_backend : {backend_first, !backend_first}) {
-    Task<Status> step = in_backend ? create_in_backend(context, sandbox) : attach_network(context, sandbox);
-    if (Status done = co_await std::move(step); !done) co_return done;
-    if (Status status = gone(); !status) co_return status;
+  if (wants_sandbox_container(record.runtime())) {
+    // The backend's container brings the network namespace that is attached.
+    Task<Status> creating = create_in_backend(context, sandbox);
+    if (Status created = co_await std::move(creating); !created) co_return created;
+    Task<Status> attaching = attach_network(context, sandbox);
+    if (Status attached = co_await std::move(attaching); !attached) co_return attached;
+  } else {
+    std::vector<Task<Status>> both;
+    both.push_back(create_in_backend(context, sandbox));
+    both.push_back(attach_network(context, sandbox));
+    Task<Status> making = all(std::move(both));
+    if (Status made = co_await std::move(making); !made) co_return made;
   }
+  if (Status status = gone(); !status) co_return status;
 
   record.set_phase(PHASE_READY);
   auto finish = [records = &engine_.sandbox_records(), id = record.id(), bytes = record.SerializeAsString(),
@@ -271,7 +278,8 @@ Task<Status> Sandboxes::stop(CallContext, std::shared_ptr<Sandbox> sandbox) {
   if (sandbox->gone || (sandbox->record.phase() == PHASE_NOT_READY && sandbox->record.detached()))
     co_return Status::ok();
   Failures failures;
-  Task<Status> killing = kill_containers(sandbox);
+  Task<Status> killing =
+      each_container(sandbox, [this](auto container) { return engine_.containers().stop({}, container, 0s); });
   failures.note(co_await std::move(killing));
   Task<Status> detaching = detach_network(sandbox);
   failures.note(co_await std::move(detaching));
@@ -301,13 +309,9 @@ Task<Status> Sandboxes::remove(CallContext, std::shared_ptr<Sandbox> sandbox) {
                         {{"sandbox", sandbox->record.id()}, {"why", saved.message()}});
   }
   Failures failures;
-  const std::set<std::string> ids = sandbox->containers;
-  for (const std::string& id : ids) {
-    std::shared_ptr<Container> container = engine_.container_index().get(id);
-    if (!container) continue;
-    Task<Status> removing = engine_.containers().remove({}, container);
-    failures.note(co_await std::move(removing));
-  }
+  Task<Status> removing =
+      each_container(sandbox, [this](auto container) { return engine_.containers().remove({}, container); });
+  failures.note(co_await std::move(removing));
   if (failures.none()) {
     Task<Status> taking_down = take_down(sandbox);
     failures.note(co_await std::move(taking_down));
@@ -317,16 +321,14 @@ Task<Status> Sandboxes::remove(CallContext, std::shared_ptr<Sandbox> sandbox) {
   co_return failures.status();
 }
 
-Task<Status> Sandboxes::kill_containers(std::shared_ptr<Sandbox> sandbox) {
-  Failures failures;
-  const std::set<std::string> ids = sandbox->containers;
-  for (const std::string& id : ids) {
-    std::shared_ptr<Container> container = engine_.container_index().get(id);
-    if (!container) continue;
-    Task<Status> stopping = engine_.containers().stop({}, container, 0s);
-    failures.note(co_await std::move(stopping));
+Task<Status> Sandboxes::each_container(std::shared_ptr<Sandbox> sandbox,
+                                       std::function<Task<Status>(std::shared_ptr<Container>)> act) {
+  std::vector<Task<Status>> tasks;
+  for (const std::string& id : sandbox->containers) {
+    if (std::shared_ptr<Container> container = engine_.container_index().get(id))
+      tasks.push_back(act(std::move(container)));
   }
-  co_return failures.status();
+  return all(std::move(tasks));
 }
 
 Task<Status> Sandboxes::detach_network(std::shared_ptr<Sandbox> sandbox) {

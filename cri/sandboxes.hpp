@@ -42,7 +42,9 @@ class Sandboxes {
   bool wants_sandbox_container(const std::string& runtime_key) const;
   Task<Status> take_down(std::shared_ptr<Sandbox> sandbox);
   Task<Status> remove_in_backend(std::shared_ptr<Sandbox> sandbox);
-  Task<Status> kill_containers(std::shared_ptr<Sandbox> sandbox);
+  /// Does the same with all containers of the sandbox, side by side.
+  Task<Status> each_container(std::shared_ptr<Sandbox> sandbox,
+                              std::function<Task<Status>(std::shared_ptr<Container>)> act);
   Task<Status> detach_network(std::shared_ptr<Sandbox> sandbox);
 
   Engine& engine_;
