@@ -131,6 +131,8 @@ class Instance : public pintle_host {
   void create(InstanceConfig config, Done done);
   void step(Step step, Done done);  // `done` on a thread of the reactor, once
   void destroy(Done done);
+  /// Queued turns run dead from now on. [lane]
+  void close_lane() { lane_.close(); }
   /// Ends everything that is under way with UNAVAILABLE and `reason`, both ways; forgets timers, watches, exits and metrics;
   /// drops queued turns; then `flushed` runs. `open` makes it usable again.
   void close(const std::string& reason, std::function<void()> flushed);
@@ -189,6 +191,7 @@ class Instance : public pintle_host {
   std::unordered_map<uint64_t, Watch> watches_;
   std::vector<Condition> conditions_;
   uint32_t blocking_jobs_ = 0;
+  bool ending_ = false;  // no blocking work is begun any more
   std::function<void()> blocking_ended_;
 };
 

@@ -75,22 +75,25 @@ pintle_code Instance::lifecycle_done(uint64_t token, Status status) {
 }
 
 void Instance::destroy(Done done) {
-  auto on_lane = [this, done = std::move(done)]() mutable {
-    post_turn(lane_, [this, done = std::move(done)]() mutable {
-      guarded("destroy", [&] { handler_->destroy(*this, std::move(done)); });
-    });
-  };
-  std::unique_lock lock(lock_);
-  if (blocking_jobs_ != 0) {  // they may touch the object that goes
-    blocking_ended_ = std::move(on_lane);
-    return;
+  {
+    std::lock_guard lock(lock_);
+    ending_ = true;
   }
-  lock.unlock();
-  on_lane();
+  post_turn(lane_, [this, done = std::move(done)] {
+    {
+      std::lock_guard lock(lock_);
+      // Blocking work may touch the object that goes, and a turn before this one may have begun some.
+      if (blocking_jobs_ != 0) {
+        blocking_ended_ = [this, done] { destroy(done); };
+        return;
+      }
+    }
+    guarded("destroy", [&] { handler_->destroy(*this, done); });
+  });
 }
 
 void Instance::close(const std::string& reason, std::function<void()> flushed) {
-  post_turn(lane_, [this, reason] {
+  const auto close_down = [this, reason] {
     lane_.close();
     ++life_;
     std::unordered_map<uint64_t, Done> steps;
@@ -107,7 +110,18 @@ void Instance::close(const std::string& reason, std::function<void()> flushed) {
       engine_.reactor().post([done = std::move(done), reason] { done(unavailable(reason)); });
     engine_.abort_calls(*this, reason);
     engine_.metrics().hide(options_.name);
-  });
+  };
+  // Runs whether the lane is live or not: `destroy` of a plugin in process has closed it.
+  struct CloseTurn : Turn {
+    std::function<void()> close_down;
+  };
+  auto* closing = new CloseTurn;
+  closing->close_down = close_down;
+  closing->run = [](Turn* self, bool) {
+    const std::unique_ptr<CloseTurn> mine(static_cast<CloseTurn*>(self));
+    mine->close_down();
+  };
+  lane_.post(closing);
   struct FlushTurn : Turn {
     std::function<void()> flushed;
     Reactor* reactor;
@@ -124,6 +138,10 @@ void Instance::close(const std::string& reason, std::function<void()> flushed) {
 
 void Instance::open() {
   failed_.store(false, std::memory_order_relaxed);
+  {
+    std::lock_guard lock(lock_);
+    ending_ = false;
+  }
   lane_.open();
 }
 
@@ -240,6 +258,7 @@ pintle_code Instance::blocking(pintle_function function, void* context) {
   if (!lane_.live()) return PINTLE_UNAVAILABLE;
   {
     std::lock_guard lock(lock_);
+    if (ending_) return PINTLE_UNAVAILABLE;
     if (blocking_jobs_ >= 4096) return PINTLE_RESOURCE_EXHAUSTED;
     ++blocking_jobs_;
   }
@@ -424,8 +443,9 @@ class PluginHandler final : public Handler {
   void drain(Instance&, uint64_t token) override { entry_.drain(object_, token); }
   void retire(Instance&, uint64_t token) override { entry_.retire(object_, token); }
   void stop(Instance&, uint64_t token) override { entry_.stop(object_, token); }
-  void destroy(Instance&, Done done) override {
+  void destroy(Instance& instance, Done done) override {
     entry_.destroy(object_);
+    instance.close_lane();  // what was queued behind would touch an object that is gone
     done({});
   }
   void handle(Instance&, const pintle_call& call, const pintle_message& message) override {
