@@ -70,7 +70,7 @@ up() {
 
   # The package is made anew only when something that it holds has changed.
   local hash
-  hash=$(cd "$build" && { find bin lib -type f -print0 | sort -z | xargs -0 sha256sum; find ../../packaging -type f ! -name up.sh -print0 | sort -z | xargs -0 sha256sum; } | sha256sum)
+  hash=$(cd "$build" && { find kernel lib packaging -type f \( -executable -o -name '*.so*' -o -name '*.tar' \) -print0 | sort -z | xargs -0 sha256sum; find ../../packaging -type f ! -name up.sh -print0 | sort -z | xargs -0 sha256sum; } | sha256sum)
   if [ "$(cat "$build/installed.sha256" 2>/dev/null)" != "$hash" ] || ! dpkg-query -W -f '${Status}' pintle 2>/dev/null | grep -q 'ok installed'; then
     say "Installing the package"
     (cd "$build" && cpack -G DEB >cpack.log 2>&1) || { tail -20 "$build/cpack.log" >&2; fail "cpack failed; see $build/cpack.log"; }

@@ -37,6 +37,16 @@ cat > "$root/www/index.html" <<'PAGE'
 <body><h1>It hangs on a pintle.</h1><p>This page comes from a pod of the image pintle.local/web.</p></body></html>
 PAGE
 
+# The kernel keeps TERM from a first process that has no handler for it, and httpd has none: the shell has, so a pod ends at once.
+cat > "$root/bin/serve" <<'SERVE'
+#!/bin/sh
+trap 'kill $server' TERM
+httpd -f -p 8080 -h /www &
+server=$!
+wait $server
+SERVE
+chmod 755 "$root/bin/serve"
+
 # A tar of the folder $1 that depends on nothing but names, modes and bytes.
 pack() {
   tar --create --directory "$1" --sort=name --mtime=@0 --owner=0 --group=0 --numeric-owner --format=ustar .
@@ -63,7 +73,7 @@ layer_size=$(size "$work/layer.tar.gz")
 layer=$(keep "$work/layer.tar.gz")
 
 cat > "$work/config.json" <<JSON
-{"created":"1970-01-01T00:00:00Z","architecture":"$architecture","os":"linux","config":{"User":"1000:1000","ExposedPorts":{"8080/tcp":{}},"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["httpd","-f","-p","8080","-h","/www"],"WorkingDir":"/home/web","StopSignal":"SIGTERM","Labels":{"org.opencontainers.image.title":"pintle.local/web","org.opencontainers.image.description":"a page on port 8080, and busybox"}},"rootfs":{"type":"layers","diff_ids":["sha256:$diff_id"]},"history":[{"created":"1970-01-01T00:00:00Z","created_by":"packaging/image/make_web_image.sh"}]}
+{"created":"1970-01-01T00:00:00Z","architecture":"$architecture","os":"linux","config":{"User":"1000:1000","ExposedPorts":{"8080/tcp":{}},"Env":["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],"Cmd":["/bin/serve"],"WorkingDir":"/home/web","StopSignal":"SIGTERM","Labels":{"org.opencontainers.image.title":"pintle.local/web","org.opencontainers.image.description":"a page on port 8080, and busybox"}},"rootfs":{"type":"layers","diff_ids":["sha256:$diff_id"]},"history":[{"created":"1970-01-01T00:00:00Z","created_by":"packaging/image/make_web_image.sh"}]}
 JSON
 config_size=$(size "$work/config.json")
 config=$(keep "$work/config.json")
