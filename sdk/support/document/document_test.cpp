@@ -96,6 +96,11 @@ TEST(ReadLimits, EndHostileText) {
     laughs += "]\n";
   }
   EXPECT_NE(read_error(laughs).find("more than 500000 values"), std::string::npos);
+  const ReadLimits forty{.nodes = 40};
+  EXPECT_TRUE(read_document("[[[1, 2, 3, 4, 5, 6, 7, 8, 9]]]", "t.yaml", forty));
+  EXPECT_NE(read_error("&a [&b [&c [1, 2, 3, 4, 5, 6, 7, 8, 9]]]", forty).find("more than 40 values"),
+            std::string::npos)
+      << "what anchors keep is counted";
   EXPECT_NE(read_error("[1, 2, 3, 4]", {.nodes = 4}).find("more than 4 values"), std::string::npos);
 }
 
