@@ -404,6 +404,23 @@ TEST_P(ContainersTest, MountsAndAReadOnlyRootAreAsAsked) {
             (std::vector<std::string>{"from the node", "kept", "closed", "127.0.0.1 localhost", "open"}));
 }
 
+TEST_P(ContainersTest, APrivilegedContainerMayDoWhatTheNodeMay) {
+  CreateContainerRequest wanted = request(
+      "mkdir -p /mnt && mount -t tmpfs x /mnt && echo mounted; test -e /dev/loop-control -o -b /dev/vda -o -c "
+      "/dev/kmsg && echo devices; "
+      "grep -q '^Seccomp:.0' /proc/self/status && echo unfiltered");
+  auto& context = *wanted.mutable_config()->mutable_linux()->mutable_security_context();
+  context.set_privileged(true);
+  context.mutable_run_as_user()->set_value(0);
+  const Status created = create(wanted);
+  ASSERT_TRUE(created.is_ok()) << created.message();
+  ASSERT_TRUE(start(wanted.container_id()).is_ok());
+  wait_for_end(wanted.container_id());
+  EXPECT_EQ(lines_of(log_of(wanted.container_id())), (std::vector<std::string>{"mounted", "devices", "unfiltered"}))
+      << slurp(log_of(wanted.container_id()));
+  EXPECT_EQ(slurp("/proc/self/mountinfo").find("tmpfs x "), std::string::npos) << "its mounts are its own";
+}
+
 TEST_P(ContainersTest, ATerminalIsOneStream) {
   CreateContainerRequest wanted = request("test -t 0 && test -t 1 && echo terminal; exec sleep 1000");
   wanted.mutable_config()->set_tty(true);
