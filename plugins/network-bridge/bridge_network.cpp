@@ -327,7 +327,8 @@ Status BridgeNetwork::converge_gateways() {
     }
   }
   if (Status status = routes_.send(batch); !status) return status;
-  return netlink::await_solicitable(routes_, bridge_index_, added);
+  if (const Status usable = netlink::await_usable(routes_, added); !usable) tell(usable.message());
+  return Status::ok();
 }
 
 Status BridgeNetwork::converge_forwarding() {

@@ -170,7 +170,7 @@ class BridgeNetwork {
   Status finish_link(const Attachment& attachment, const netlink::Link& host, int name_space);
   /// Answers a socket that stays in the pod's namespace.
   Result<netlink::Socket> configure_pod(const Attachment& attachment, int name_space, int peer);
-  Status await_reachable(const Attachment& attachment, netlink::Socket& pod, int peer);
+  Status await_reachable(const Attachment& attachment, netlink::Socket& pod);
   Status repair(const Attachment& attachment);
   Inspection inspect(const Attachment& attachment);
   void inspect_pod(const Attachment& attachment, Inspection& inspection);

@@ -116,18 +116,18 @@ Status BridgeNetwork::finish_link(const Attachment& attachment, const Link& host
   if (status = routes_.send(batch); !status) return status;
   Result<Socket> pod = configure_pod(attachment, name_space, host.peer);
   if (!pod) return pod.status();
-  if (const Status reachable = await_reachable(attachment, *pod, host.peer); !reachable) tell(reachable.message());
+  if (const Status reachable = await_reachable(attachment, *pod); !reachable) tell(reachable.message());
   return Status::ok();
 }
 
 /// What the kernel does in workers of its own: a pod whose first packet is lost meanwhile would wait a second for its first answer.
-Status BridgeNetwork::await_reachable(const Attachment& attachment, Socket& pod, int peer) {
+Status BridgeNetwork::await_reachable(const Attachment& attachment, Socket& pod) {
   if (Status status = netlink::await_operational(routes_, attachment.host_interface); !status) return status;
   // The bridge gets its carrier with its first port.
   if (Status status = netlink::await_operational(routes_, config_.bridge); !status) return status;
   std::vector<IpAddress> addresses;
   for (const cni::ResultIp& ip : attachment.ips) addresses.push_back(ip.address.address());
-  return netlink::await_solicitable(pod, peer, addresses);
+  return netlink::await_usable(pod, addresses);
 }
 
 /// Both ends by one request, and the mark by the next one of the same send: a kill does not come between.

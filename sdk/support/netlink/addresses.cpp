@@ -5,13 +5,15 @@
 #include <sys/socket.h>
 
 #include <algorithm>
-#include <array>
 #include <chrono>
 #include <optional>
 #include <thread>
 
 namespace pintle::netlink {
 namespace {
+
+/// A worker of the kernel takes its turn with everybody else on a busy machine.
+constexpr std::chrono::microseconds kPatience = std::chrono::seconds(1), kInterval = std::chrono::microseconds(100);
 
 ifaddrmsg header_of(int index, const IpPrefix& prefix) {
   return {.ifa_family = static_cast<uint8_t>(prefix.address().family()),
@@ -39,42 +41,33 @@ std::optional<InterfaceAddress> parse_address(const nlmsghdr& message) {
                           .is_link_local = header->ifa_scope == RT_SCOPE_LINK};
 }
 
-/// ff02::1:ffXX:XXXX with the last 24 bits of the address.
-IpAddress solicited_node_group(const IpAddress& address) {
-  std::array<uint8_t, 16> bytes{0xff, 0x02, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x01, 0xff};
-  std::copy(address.bytes().end() - 3, address.bytes().end(), bytes.end() - 3);
-  return IpAddress(bytes);
-}
-
-Result<std::vector<IpAddress>> list_ipv6_groups(Socket& socket, int index) {
-  const ifaddrmsg header{.ifa_family = AF_INET6, .ifa_index = static_cast<uint32_t>(index)};
-  const auto append = [index](const nlmsghdr& message, std::vector<IpAddress>& groups) {
-    const auto* group = payload_header<ifaddrmsg>(message);
-    if (!group || static_cast<int>(group->ifa_index) != index) return;
-    const auto bytes = Attributes(message, sizeof *group).get(IFA_MULTICAST);
-    if (bytes.size() == 16) groups.emplace_back(bytes);
-  };
-  return dump<IpAddress>(socket, RTM_GETMULTICAST, header, "list multicast groups", append);
+bool is_local(Socket& socket, const IpAddress& address) {
+  Batch request;
+  const rtmsg header{.rtm_family = static_cast<uint8_t>(address.family()),
+                     .rtm_dst_len = static_cast<uint8_t>(address.bits())};
+  request.begin(RTM_GETROUTE, 0, header, "look up the route to " + address.to_string());
+  request.put(RTA_DST, address.bytes());
+  bool local = false;
+  const Status status = socket.query(request, [&](const nlmsghdr& message) {
+    const auto* route = payload_header<rtmsg>(message);
+    local = route && route->rtm_type == RTN_LOCAL;
+  });
+  return status && local;
 }
 
 }  // namespace
 
-Status await_solicitable(Socket& socket, int index, std::span<const IpAddress> addresses) {
-  std::vector<IpAddress> wanted;
+Status await_usable(Socket& socket, std::span<const IpAddress> addresses) {
+  std::vector<IpAddress> waiting;
   for (const IpAddress& address : addresses) {
-    if (address.is_v6()) wanted.push_back(solicited_node_group(address));
+    if (address.is_v6()) waiting.push_back(address);
   }
-  constexpr int kAttempts = 200;
-  for (int attempt = 0; attempt < kAttempts && !wanted.empty(); ++attempt) {
-    if (attempt > 0) std::this_thread::sleep_for(std::chrono::microseconds(100));
-    const Result<std::vector<IpAddress>> groups = list_ipv6_groups(socket, index);
-    if (!groups) return groups.status();
-    std::erase_if(wanted, [&](const IpAddress& group) {
-      return std::find(groups->begin(), groups->end(), group) != groups->end();
-    });
+  for (int attempt = 0; attempt < kPatience / kInterval && !waiting.empty(); ++attempt) {
+    if (attempt > 0) std::this_thread::sleep_for(kInterval);
+    std::erase_if(waiting, [&](const IpAddress& address) { return is_local(socket, address); });
   }
-  if (wanted.empty()) return Status::ok();
-  return deadline_exceeded("interface " + std::to_string(index) + " does not answer for its IPv6 addresses yet");
+  if (waiting.empty()) return Status::ok();
+  return deadline_exceeded("the kernel does not take packets for " + waiting.front().to_string() + " yet");
 }
 
 Result<std::vector<InterfaceAddress>> list_addresses(Socket& socket, int index) {

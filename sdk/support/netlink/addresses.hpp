@@ -19,10 +19,10 @@ struct InterfaceAddress {
 /// All addresses of the socket's namespace, or those of one interface.
 Result<std::vector<InterfaceAddress>> list_addresses(Socket& socket, int index = 0);
 
-/// Waits until the interface answers neighbour solicitations for its IPv6 addresses. The kernel joins an address' solicited-node group
-/// (RFC 4291, 2.7.1) in a worker after it has said that the address is there; who asks before that asks again a second later.
-/// DEADLINE_EXCEEDED after 20 ms. Addresses of IPv4 answer at once.
-Status await_solicitable(Socket& socket, int index, std::span<const IpAddress> addresses);
+/// Waits until the kernel takes packets for these IPv6 addresses of the socket's namespace. It joins an address' solicited-node group and
+/// then makes its local route in a worker, after it has said that the address is there; what comes before that is lost, and tried again a
+/// second later. 0.1 ms as a rule; DEADLINE_EXCEEDED after a second. Addresses of IPv4 work at once.
+Status await_usable(Socket& socket, std::span<const IpAddress> addresses);
 
 /// IPv4 with its broadcast address; IPv6 without duplicate address detection, so that it may be used at once (whoever
 /// hands out addresses has made sure). ALREADY_EXISTS if the interface has it.

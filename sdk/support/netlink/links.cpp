@@ -16,6 +16,8 @@
 namespace pintle::netlink {
 namespace {
 
+constexpr std::chrono::microseconds kPatience = std::chrono::seconds(1), kInterval = std::chrono::microseconds(200);
+
 ifinfomsg change_header(int index, const LinkChange& change) {
   ifinfomsg header{.ifi_family = AF_UNSPEC, .ifi_index = index};
   if (change.up) {
@@ -127,12 +129,11 @@ Result<Link> find_link(Socket& socket, std::string_view name) {
 }
 
 Status await_operational(Socket& socket, std::string_view name) {
-  constexpr int kAttempts = 100;
-  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+  for (int attempt = 0; attempt < kPatience / kInterval; ++attempt) {
     const Result<Link> link = find_link(socket, name);
     if (!link) return link.status();
     if (link->operational) return Status::ok();
-    std::this_thread::sleep_for(std::chrono::microseconds(200));
+    std::this_thread::sleep_for(kInterval);
   }
   return deadline_exceeded("link " + std::string(name) + " has been set up and does not become operational");
 }

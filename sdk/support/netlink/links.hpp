@@ -69,7 +69,7 @@ void add_veth(Batch& batch, const VethSpec& spec);
 
 /// Waits until the link is operational. A veth or bridge that has just got its carrier drops what is sent over it until the kernel's
 /// link watch has run, which makes a first connection a second late. Asking for the link runs it (since Linux 6.8), so this takes 0.02
-/// ms as a rule and 20 ms at most; DEADLINE_EXCEEDED after that.
+/// ms as a rule; DEADLINE_EXCEEDED after a second.
 Status await_operational(Socket& socket, std::string_view name);
 
 /// Changes only what is set.
