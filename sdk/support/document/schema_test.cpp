@@ -42,6 +42,13 @@ TEST(SchemaCheck, AcceptsWhatIsRight) {
       Texts{});
 }
 
+TEST(SchemaCheck, CountsBoundsIn) {
+  EXPECT_EQ(problems(schema_of(bridge), "podCIDR: 10.85.0.0/16\nmtu: 576\nname: abcde\nranges: [ab, cd]\n"), Texts{});
+  EXPECT_EQ(problems(schema_of(bridge), "podCIDR: 10.85.0.0/16\nmtu: 65535\n"), Texts{});
+  EXPECT_EQ(problems(schema_of(bridge), "podCIDR: 10.85.0.0/16\nmtu: 575\n").size(), 1u);
+  EXPECT_EQ(problems(schema_of(bridge), "podCIDR: 10.85.0.0/16\nmtu: 65536\n").size(), 1u);
+}
+
 TEST(SchemaCheck, NamesPlacePathAndNearestKey) {
   EXPECT_EQ(problems(schema_of(bridge), "podcidr: 10.85.0.0/16\nmtu: big\nmode: brigded\n"),
             (Texts{"t.yaml:1:1: podcidr: unknown key; did you mean podCIDR?",
