@@ -143,9 +143,9 @@ class SameContract : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(Examples, SameContract,
                          testing::Values(Case{"echo-cpp", Isolation::in_process}, Case{"echo-cpp", Isolation::process},
                                          Case{"echo-c", Isolation::in_process}, Case{"echo-c", Isolation::process}),
-                         [](const testing::TestParamInfo<Case>& info) {
-                           const std::string language = std::string(info.param.plugin) == "echo-c" ? "C" : "Cpp";
-                           return language + (info.param.isolation == Isolation::process ? "Isolated" : "InProcess");
+                         [](const testing::TestParamInfo<Case>& one) {
+                           const std::string language = std::string(one.param.plugin) == "echo-c" ? "C" : "Cpp";
+                           return language + (one.param.isolation == Isolation::process ? "Isolated" : "InProcess");
                          });
 
 TEST_P(SameContract, IsGreen) {

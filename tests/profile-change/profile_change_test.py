@@ -169,11 +169,12 @@ class ProfileChange(NodeTest):
     # ---- New builds ----
 
     def another_build(self, path):
-        """The same program with another version in it: bytes that no code reads, so that only the hash differs."""
+        """The same program with other bytes in it that no code reads."""
+        self.builds += 1
         section = os.path.join(self.node.root, "version")
         with open(section, "w", encoding="ascii") as file:
             file.write("another build")
-        subprocess.run(["objcopy", "--add-section", f".pintle.test={section}", path, path + ".new"], check=True)
+        subprocess.run(["objcopy", "--add-section", f".pintle.test.{self.builds}={section}", path, path + ".new"], check=True)
         os.rename(path + ".new", path)
 
     def test_a_new_build_of_a_plugin_goes_live_and_nobody_is_refused(self):
@@ -220,6 +221,7 @@ class ProfileChange(NodeTest):
 
     def prepare(self):
         """A daemon of its own, because this test replaces it."""
+        self.builds = 0
         copy_of = os.path.join(self.node.root, "pintled")
         shutil.copy(self.node.binary, copy_of)
         self.node.binary = copy_of
