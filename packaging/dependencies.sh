@@ -13,9 +13,9 @@ build_packages=(
   busybox-static # the example image is made of it
 )
 # To run a node of the standalone profile.
-run_packages=(crun conmon iproute2 procps)
+run_packages=(curl python3 crun runc conmon iproute2 procps)
 # To test: other runtimes, peers and tools that tests look through.
-test_packages=(runc nftables iptables umoci skopeo jq curl file strace psmisc clang-14 libclang-rt-14-dev clang-format-14 python3
+test_packages=(nftables iptables umoci skopeo jq curl file strace psmisc clang-14 libclang-rt-14-dev clang-format-14 python3
   python3-yaml socat zsh fish bash-completion)
 
 install_packages() {

@@ -81,7 +81,7 @@ up() {
     fi
   fi
 
-  if ! pintle status >/dev/null 2>&1; then
+  if ! curl -sf --unix-socket /run/pintle/pintled.sock http://pintle/healthz >/dev/null; then
     say "Starting the node"
     if has_systemd; then
       systemctl enable --now pintled

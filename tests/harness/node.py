@@ -17,6 +17,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 import sys
 import time
 import unittest
@@ -88,7 +89,8 @@ class Pod:
 class Node:
     def __init__(self, name="node", root=None):
         self.name = name
-        self.root = os.path.join(root or contained.root(), name)
+        # Not named for the test: a Unix socket's path has at most 107 bytes.
+        self.root = tempfile.mkdtemp(prefix="node-", dir=root or contained.root())
         self.build = contained.build()
         self.state, self.run = self._folder("state"), self._folder("run")
         self.config, self.manifests, self.logs = self._folder("config"), self._folder("manifests"), self._folder("logs")
