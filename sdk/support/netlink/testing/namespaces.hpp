@@ -35,6 +35,8 @@ class NamespaceTest : public ::testing::Test {
     Batch batch;
     change_link(batch, 1, {.up = true});
     ASSERT_TRUE(socket->send(batch));
+    // A new namespace takes its settings of IPv4 from the machine's first one, which may be a node already.
+    ASSERT_TRUE(write_sysctl("net/ipv4/ip_forward", "0"));
   }
   void TearDown() override {
     if (folder_.empty()) return;
@@ -50,6 +52,7 @@ class NamespaceTest : public ::testing::Test {
     close(open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0600));
     std::thread([&] {
       EXPECT_EQ(unshare(CLONE_NEWNET), 0) << strerror(errno);
+      EXPECT_TRUE(write_sysctl("net/ipv4/ip_forward", "0"));
       EXPECT_EQ(mount("/proc/thread-self/ns/net", path.c_str(), nullptr, MS_BIND, nullptr), 0) << strerror(errno);
     }).join();
     return path;
