@@ -18,6 +18,7 @@ namespace {
 
 constexpr uint64_t millisecond = 1'000'000;
 constexpr uint64_t ping_interval = 250 * millisecond, ping_limit = 1000 * millisecond;
+constexpr uint64_t create_limit = 10'000 * millisecond;
 constexpr uint64_t metrics_limit = 300 * millisecond;
 constexpr uint64_t default_memory = 64u << 20;
 constexpr int max_processes = 256;
@@ -80,7 +81,8 @@ class Isolated final : public ChildProcess, public std::enable_shared_from_this<
   std::string killed_because_;
   bool over_ = false;
   uint64_t read_watch_ = 0, write_watch_ = 0, ping_timer_ = 0;
-  uint64_t last_request_ = 0, pinged_ = 0, ponged_ = 0, pinged_at_ = 0;
+  uint64_t last_request_ = 0, ponged_ = 0, pinged_at_ = 0;
+  std::atomic<uint64_t> pinged_{0};
   std::map<uint64_t, Done> requests_;
   std::vector<std::function<void()>> metrics_wanted_;
 };
@@ -192,6 +194,11 @@ Status Isolated::launch(const ChildOptions& options, int child_socket) {
   for (const auto& library : options.plugin->libraries) descriptors.push_back(library->descriptor());
   peer_.post(hello, parts, descriptors);
 
+  // Until it is created nobody pings it: loading may take its time, but not for ever.
+  node_.engine().reactor().after(create_limit, [weak = weak_from_this()] {
+    const std::shared_ptr<Isolated> self = weak.lock();
+    if (self != nullptr && self->pinged_ == 0) self->kill("it was not created within 10 s");
+  });
   std::lock_guard lock(lock_);
   Result<uint64_t> watch = node_.engine().reactor().watch(
       peer_.wire().descriptor(), POLLIN, [self = shared_from_this()](uint32_t) { self->read_frames(); });

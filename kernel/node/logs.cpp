@@ -104,17 +104,21 @@ void Logs::write(const std::string& plugin, uint32_t level, std::string_view mes
   }
 }
 
-std::vector<std::string> Logs::read(const Query& query) {
-  std::lock_guard lock(lock_);
+std::vector<std::string> Logs::kept(const Query& query) const {
   std::vector<std::string> out;
   for (auto line = ring_.rbegin(); line != ring_.rend() && out.size() < query.tail; ++line)
     if (matches(query, *line)) out.push_back(line->json);
   return {out.rbegin(), out.rend()};
 }
 
-uint64_t Logs::follow(const Query& query, std::function<void(const std::string&)> line) {
-  for (const std::string& present : read(query)) line(present);
+std::vector<std::string> Logs::read(const Query& query) {
   std::lock_guard lock(lock_);
+  return kept(query);
+}
+
+uint64_t Logs::follow(const Query& query, std::function<void(const std::string&)> line) {
+  std::lock_guard lock(lock_);
+  for (const std::string& present : kept(query)) line(present);
   followers_.emplace(++last_follower_, std::pair(query, std::move(line)));
   return last_follower_;
 }

@@ -56,6 +56,7 @@ class Logs {
     uint32_t level;
     std::string json;
   };
+  std::vector<std::string> kept(const Query& query) const;
   static bool matches(const Query& query, const Line& line);
 
   const LogFormat format_;

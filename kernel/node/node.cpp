@@ -36,7 +36,8 @@ Node::Node(NodeOptions options, Logs& logs)
       loader_(options_.plugin_directory, options_.public_key),
       engine_(*this),
       processes_(engine_.reactor()),
-      lane_(engine_.reactor(), "pintled") {}
+      lane_(engine_.reactor(), "pintled"),
+      log_level_(options_.log_level) {}
 
 Node::~Node() { engine_.stop(); }
 
@@ -60,7 +61,7 @@ Result<int> Node::listen(Instance& instance, const std::string& name, const std:
 Status Node::listen_end(Instance& instance, const std::string& name) { return listeners_.end(instance.name(), name); }
 
 void Node::log(const std::string& plugin, uint32_t level, std::string message, std::vector<LogField> fields) {
-  if (plugin == "pintled" && level < options_.log_level) return;
+  if (plugin == "pintled" && level < log_level_) return;
   logs_.write(plugin, level, message, fields);
 }
 
@@ -333,9 +334,11 @@ namespace {
 
 /// Counts what is under way; the last one answers.
 struct Pending {
+  bool* applying = nullptr;
   std::vector<std::shared_ptr<Change>> changes;
   Node::Applied done;
   ~Pending() {
+    if (applying != nullptr) *applying = false;
     std::vector<Change> out;
     for (auto& change : changes) out.push_back(std::move(*change));
     done(std::move(out));
@@ -346,6 +349,8 @@ struct Pending {
 
 void Node::apply(NodePlan plan, bool dry_run, Applied done) {
   on_lane([this, plan = std::move(plan), dry_run, done = std::move(done)]() mutable {
+    if (applying_ || shutting_down_)
+      return done(Status(Code::aborted, "another change of the profile is under way; try again when it is done"));
     if (plan.node.empty()) plan.node = options_.node_name;
     // Everything is checked before anything is touched.
     std::map<std::string, VerifiedPlugin> fresh;
@@ -438,6 +443,8 @@ void Node::apply(NodePlan plan, bool dry_run, Applied done) {
       });
     }
     if (dry_run) return;
+    pending->applying = &applying_;
+    applying_ = true;
     plan_ = std::move(plan);
     wiring_ = std::move(*wiring);
     for (auto& action : actions) action();
@@ -539,7 +546,8 @@ void Node::restart_instance(const std::string& name, std::function<void(Result<b
 
 void Node::set_log_level(const std::string& name, uint32_t level, Done done) {
   on_lane([this, name, level, done = std::move(done)] {
-    bool found = false;
+    bool found = name == "pintled";
+    if (found) log_level_ = level;
     for (Unit& unit : units_) {
       if (unit.plan.name != name && unit.key != name) continue;
       unit.plan.log_level = log_level_name(level);

@@ -210,6 +210,8 @@ class Node final : public Services {
   std::map<std::string, uint64_t> last_generation_;
   std::set<std::string> forced_;
   bool shutting_down_ = false;
+  bool applying_ = false;
+  std::atomic<uint32_t> log_level_;  // of the node itself
   bool converge_posted_ = false;
   std::function<void()> stopped_, changed_;
   uint64_t wake_timer_ = 0;
