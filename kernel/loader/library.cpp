@@ -184,13 +184,19 @@ Status Loader::read_trust() {
   const boost::json::value parsed = boost::json::parse(*text, error);
   const boost::json::value* listed = !error && parsed.is_object() ? parsed.get_object().if_contains("files") : nullptr;
   if (listed == nullptr || !listed->is_object()) return data_loss(path + ": not a list of files");
+  listed_.clear();
   for (const auto& [name, hash] : listed->get_object())
     if (hash.is_string()) listed_[std::string(name)] = std::string(hash.get_string());
   return {};
 }
 
 Result<bool> Loader::is_listed(const SealedFile& file) {
-  const auto found = listed_.find(base_name(file.path()));
+  std::lock_guard lock(trust_lock_);
+  auto found = listed_.find(base_name(file.path()));
+  if (found != listed_.end() && found->second == file.sha256()) return true;
+  // A package that was installed meanwhile brought its files and their list.
+  trust_ = read_trust();
+  found = listed_.find(base_name(file.path()));
   if (found == listed_.end()) return false;
   if (found->second == file.sha256()) return true;
   // A vendor's file may happen to have a shipped one's name; a shipped file that was changed must not pass for that.
@@ -211,7 +217,7 @@ Result<VerifiedPlugin> Loader::verify(const std::string& path, bool allow_unsign
   out.is_signed = *listed;
   if (!out.is_signed && !allow_unsigned)
     return permission_denied(path + ": not signed by this release" +
-                             (trust_.is_ok() ? std::string() : " (" + trust_.message() + ")") +
+                             (trust().is_ok() ? std::string() : " (" + trust().message() + ")") +
                              "; write allowUnsigned: true into the profile to trust it");
   Result<PluginFile> contents = read_plugin_file(out.file->bytes(), path);
   if (!contents) return contents.status();

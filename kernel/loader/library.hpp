@@ -24,11 +24,14 @@
 #include <string>
 #include <vector>
 
-#include "kernel/loader/manifest.hpp"
-#include "kernel/loader/plugin_file.hpp"
+#include "sdk/support/plugin_file/manifest.hpp"
+#include "sdk/support/plugin_file/plugin_file.hpp"
 #include "sdk/support/files/files.hpp"
 
 namespace pintle::kernel {
+
+using namespace plugin;
+
 
 /// A file's bytes in a sealed memory file, mapped until `unmap`: pages that were looked at would count as our memory.
 class SealedFile {
@@ -78,7 +81,10 @@ class Loader {
   /// The SHA-256 of the build of plugin `id` that this process runs; empty: none.
   std::string loaded_build(const std::string& id);
   /// Why no shipped plugin can be trusted at present; ok if they can.
-  const Status& trust() const { return trust_; }
+  Status trust() const {
+    std::lock_guard lock(trust_lock_);
+    return trust_;
+  }
 
  private:
   Status read_trust();
@@ -86,6 +92,7 @@ class Loader {
   Result<bool> is_listed(const SealedFile& file);
 
   const std::string plugin_directory_, public_key_;
+  mutable std::mutex trust_lock_;  // of the two below
   Status trust_;
   std::map<std::string, std::string> listed_;  // file name -> sha256
 

@@ -1,12 +1,11 @@
 // pintle-sign: lists files by hash and signs the list.
 //
-//   pintle-sign --new-key KEY.pem                          makes an Ed25519 key pair
+// KEY.pem is an Ed25519 private key: openssl genpkey -algorithm ed25519
+//
 //   pintle-sign --public-header KEY.pem OUTPUT.hpp         the public half, to be compiled in
 //   pintle-sign --list KEY.pem OUTPUT.manifest FILE...     writes OUTPUT.manifest and OUTPUT.manifest.sig
 
 #include <fcntl.h>
-#include <openssl/evp.h>
-#include <openssl/pem.h>
 #include <sys/stat.h>
 
 #include <boost/json.hpp>
@@ -24,18 +23,6 @@ Status write(const std::string& path, std::string_view bytes, mode_t mode) {
   Result<files::Descriptor> folder = files::open_folder(slash == std::string::npos ? "." : path.substr(0, slash + 1));
   if (!folder) return folder.status();
   return files::write_file(folder->get(), path.substr(slash + 1), bytes, files::Durability::cached, mode);
-}
-
-Status new_key(const std::string& path) {
-  EVP_PKEY* key = EVP_PKEY_Q_keygen(nullptr, nullptr, "ED25519");
-  BIO* memory = BIO_new(BIO_s_mem());
-  PEM_write_bio_PrivateKey(memory, key, nullptr, nullptr, 0, nullptr, nullptr);
-  char* data = nullptr;
-  const long size = BIO_get_mem_data(memory, &data);
-  Status written = write(path, {data, static_cast<size_t>(size)}, 0600);
-  BIO_free(memory);
-  EVP_PKEY_free(key);
-  return written;
 }
 
 Status public_header(const std::string& key_path, const std::string& output) {
@@ -75,8 +62,7 @@ Status list(const std::string& key_path, const std::string& output, int count, c
 int main(int count, char** arguments) {
   using namespace pintle::kernel;
   pintle::Status outcome = pintle::invalid_argument(
-      "usage: pintle-sign --new-key KEY | --public-header KEY OUTPUT | --list KEY OUTPUT FILE...");
-  if (count == 3 && std::strcmp(arguments[1], "--new-key") == 0) outcome = new_key(arguments[2]);
+      "usage: pintle-sign --public-header KEY OUTPUT | --list KEY OUTPUT FILE...");
   if (count == 4 && std::strcmp(arguments[1], "--public-header") == 0)
     outcome = public_header(arguments[2], arguments[3]);
   if (count >= 4 && std::strcmp(arguments[1], "--list") == 0)
