@@ -113,14 +113,19 @@ class Node:
     shipped = ("cri", "runtime-oci", "network-bridge", "node-agent", "echo-cpp", "echo-c")
 
     def install_plugins(self):
-        """The build's plugins and libraries as a package would lay them down, signed with the build's key."""
+        """The build's plugins and libraries as a package lays them down: stripped, and signed with the build's key."""
         built = os.path.join(self.build, "lib/pintle")
-        for name in os.listdir(built):
-            if name.startswith("libpintle_"):
-                subprocess.run(["cp", "-a", os.path.join(built, name), os.path.join(self.root, "lib")], check=True)
-        for name in self.shipped:
-            if os.path.exists(os.path.join(built, f"plugins/{name}.so")):
-                shutil.copy(os.path.join(built, f"plugins/{name}.so"), self.plugin_folder)
+        stripped = os.path.join(contained.root(), "stripped")
+        if not os.path.exists(stripped):
+            os.makedirs(os.path.join(stripped, "plugins"))
+            for path in glob.glob(os.path.join(built, "libpintle_*")):
+                subprocess.run(["cp", "-a", path, stripped], check=True)
+            for name in self.shipped:
+                if os.path.exists(os.path.join(built, f"plugins/{name}.so")):
+                    shutil.copy(os.path.join(built, f"plugins/{name}.so"), os.path.join(stripped, "plugins"))
+            subprocess.run(["strip", *glob.glob(os.path.join(stripped, "*.so.*.*")), *glob.glob(os.path.join(stripped, "plugins/*.so"))],
+                           check=True)
+        subprocess.run(["cp", "-a", os.path.join(stripped, "."), os.path.join(self.root, "lib")], check=True)
         self.sign_plugins()
 
     def sign_plugins(self):
@@ -306,6 +311,7 @@ class NodeTest(unittest.TestCase):
     maxDiff = 4000
 
     def setUp(self):
+        self.failures_before = self._failures()
         self.before = machine.Machine()
         self.node = Node(self._testMethodName)
         self.prepare()
@@ -319,9 +325,13 @@ class NodeTest(unittest.TestCase):
     def prepare(self):
         """For tests that change the node's profile before it starts."""
 
+    def _failures(self):
+        result = self._outcome.result
+        return len(result.failures) + len(result.errors)
+
     def tearDown(self):
         node = self.node
-        failed = any(error for _, error in getattr(self._outcome.result, "failures", []) + self._outcome.result.errors)
+        failed = self._failures() > self.failures_before
         try:
             if not node.is_running():
                 node.start()

@@ -22,7 +22,7 @@ PORT = 7000
 
 
 class Connection:
-    """A TCP connection into a pod that is used from time to time."""
+    """A TCP connection into a pod that is used from time to time, until `close`."""
 
     def __init__(self, address):
         self.address = address.partition("/")[0]
@@ -40,6 +40,9 @@ class Connection:
                 raise ConnectionResetError(f"{self.address} hung up")
             got += more
         return got == line
+
+    def close(self):
+        self.socket.close()
 
 
 class Connecting(threading.Thread):
@@ -79,9 +82,14 @@ class ProfileChange(NodeTest):
             self.node.drop(pods.pod(f"old-{index}", pods.container("serve", "serve", PORT), pods.container("ticks", "ticks", 20)))
         self.running = self.node.wait_for_pods(count)
         self.expected = self.node.picture()
-        self.connections = [Connection(pod.addresses[0]) for pod in self.running.values()]
+        self.connections = [self.connect(pod) for pod in self.running.values()]
         self.readers = [pods.LogReader(self.node.log_folder(pod, "ticks")) for pod in self.running.values()]
         self.ask_all()
+
+    def connect(self, pod):
+        connection = Connection(pod.addresses[0])
+        self.addCleanup(connection.close)
+        return connection
 
     def ask_all(self):
         self.assertEqual([connection.address for connection in self.connections if not connection.ask()], [])
@@ -120,7 +128,7 @@ class ProfileChange(NodeTest):
         self.assertEqual(self.keys()[new], "running")
         self.node.drop(pods.pod("new", pods.container("serve", "serve", PORT)))
         present = self.node.wait_for_pods(PODS + 1)
-        self.assertTrue(Connection(present["new"].addresses[0]).ask())
+        self.assertTrue(self.connect(present["new"]).ask())
         self.node.take("old-0")
         wait_for("an old pod stops", lambda: "old-0" not in self.node.pods(), 30)
         del self.connections[self.index("old-0")], self.readers[self.index("old-0")]
