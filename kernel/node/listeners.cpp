@@ -3,8 +3,10 @@
 #include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/un.h>
 #include <unistd.h>
 
@@ -16,6 +18,18 @@ namespace pintle::kernel {
 namespace {
 
 constexpr int backlog = 1024;
+
+/// The process that listened at the other end has ended. A child that it was starting when it was killed may hold the socket for a
+/// moment longer, until it executes.
+bool is_orphaned(int connection) {
+  ucred listener{};
+  socklen_t size = sizeof listener;
+  if (getsockopt(connection, SOL_SOCKET, SO_PEERCRED, &listener, &size) != 0 || listener.pid <= 0) return false;
+  files::Descriptor process(static_cast<int>(syscall(SYS_pidfd_open, listener.pid, 0)));
+  if (!process.valid()) return errno == ESRCH;
+  pollfd ended{process.get(), POLLIN, 0};
+  return poll(&ended, 1, 0) == 1;
+}
 
 Result<files::Descriptor> listen_unix(const std::string& path) {
   sockaddr_un address{};
@@ -30,7 +44,8 @@ Result<files::Descriptor> listen_unix(const std::string& path) {
   if (lstat(path.c_str(), &info) == 0) {
     if (!S_ISSOCK(info.st_mode)) return already_exists("unix:" + path + ": there is a file that is not a socket");
     files::Descriptor probe(::socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0));
-    if (connect(probe.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0 || errno == EAGAIN)
+    const bool connected = connect(probe.get(), reinterpret_cast<sockaddr*>(&address), sizeof address) == 0;
+    if (connected ? !is_orphaned(probe.get()) : errno == EAGAIN)
       return already_exists("unix:" + path + ": another process listens there; stop it, or configure another path");
     unlink(path.c_str());
   }
