@@ -15,10 +15,12 @@
 #include <pintle/status.hpp>
 #include <string>
 
-#include "kernel/engine/engine.hpp"
 #include "kernel/loader/library.hpp"
+#include "sdk/support/engine/engine.hpp"
 
 namespace pintle::kernel {
+
+using namespace engine;
 
 class Node;
 

@@ -11,10 +11,13 @@
 #include <mutex>
 #include <unordered_map>
 
-#include "kernel/engine/engine.hpp"
-#include "kernel/isolation/wire.hpp"
+#include "sdk/support/engine/engine.hpp"
+#include "sdk/support/wire/wire.hpp"
 
 namespace pintle::kernel {
+
+using namespace engine;
+using namespace wire;
 
 class Peer : public Handler {
  public:

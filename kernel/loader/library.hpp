@@ -24,14 +24,13 @@
 #include <string>
 #include <vector>
 
+#include "sdk/support/files/files.hpp"
 #include "sdk/support/plugin_file/manifest.hpp"
 #include "sdk/support/plugin_file/plugin_file.hpp"
-#include "sdk/support/files/files.hpp"
 
 namespace pintle::kernel {
 
 using namespace plugin;
-
 
 /// A file's bytes in a sealed memory file, mapped until `unmap`: pages that were looked at would count as our memory.
 class SealedFile {

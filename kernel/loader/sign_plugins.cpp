@@ -61,8 +61,8 @@ Status list(const std::string& key_path, const std::string& output, int count, c
 
 int main(int count, char** arguments) {
   using namespace pintle::kernel;
-  pintle::Status outcome = pintle::invalid_argument(
-      "usage: pintle-sign --public-header KEY OUTPUT | --list KEY OUTPUT FILE...");
+  pintle::Status outcome =
+      pintle::invalid_argument("usage: pintle-sign --public-header KEY OUTPUT | --list KEY OUTPUT FILE...");
   if (count == 4 && std::strcmp(arguments[1], "--public-header") == 0)
     outcome = public_header(arguments[2], arguments[3]);
   if (count >= 4 && std::strcmp(arguments[1], "--list") == 0)

@@ -12,7 +12,7 @@
 #include <cstring>
 #include <map>
 
-#include "kernel/engine/lane.hpp"
+#include "sdk/support/engine/lane.hpp"
 #include "sdk/support/files/files.hpp"
 
 namespace pintle::kernel {
@@ -53,7 +53,7 @@ void write_record(int signal, siginfo_t* info, void*) {
       static_cast<uint64_t>(now.tv_sec) * 1000 + static_cast<uint64_t>(now.tv_nsec) / 1'000'000;
   Line name, text;
   name.add(milliseconds).add("-").add(static_cast<uint64_t>(getpid())).add(".json").end();
-  const char* owner = running_owner();
+  const char* owner = engine::running_owner();
   text.add("{\"time\":")
       .add(milliseconds)
       .add(",\"signal\":")

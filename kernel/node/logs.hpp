@@ -13,13 +13,16 @@
 #include <string>
 #include <vector>
 
-#include "kernel/engine/engine.hpp"
+#include "sdk/support/engine/engine.hpp"
 
 namespace spdlog {
 class logger;
 }
 
 namespace pintle::kernel {
+
+using namespace engine;
+using engine::LogField;  // whoever includes the SDK's C++ layer as well has another one
 
 enum class LogFormat : uint8_t { text, json };
 

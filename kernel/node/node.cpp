@@ -44,7 +44,7 @@ Node::~Node() { engine_.stop(); }
 // ---- Services ----------------------------------------------------------------------------------------------------------------
 
 Result<pintle_process> Node::spawn(Instance& instance, const pintle_spawn& spawn, pintle_exited exited, void* context) {
-  Result<SpawnRequest> request = spawn_request(spawn);
+  Result<SpawnRequest> request = process::spawn_request(spawn);
   if (!request) return request.status();
   auto tell = [&instance, life = instance.life(), exited, context](int32_t pid, int status) {
     instance.process_exited(life, exited, context, pid, status);

@@ -30,13 +30,13 @@
 #include <string>
 #include <vector>
 
-#include "kernel/engine/engine.hpp"
 #include "kernel/loader/library.hpp"
 #include "kernel/node/listeners.hpp"
 #include "kernel/node/logs.hpp"
 #include "kernel/node/processes.hpp"
 #include "kernel/node/wiring.hpp"
 #include "kernel/profile/plan.hpp"
+#include "sdk/support/engine/engine.hpp"
 
 namespace pintle::kernel {
 

@@ -10,10 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "kernel/loader/manifest.hpp"
 #include "kernel/profile/plan.hpp"
+#include "sdk/support/plugin_file/manifest.hpp"
 
 namespace pintle::kernel {
+
+using namespace plugin;
 
 struct WiringInput {
   const PlannedInstance* plan;

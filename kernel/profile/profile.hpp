@@ -47,14 +47,14 @@
 #include <string_view>
 #include <vector>
 
-#include "kernel/loader/plugin_file.hpp"
 #include "kernel/profile/plan.hpp"
 #include "sdk/support/document/document.hpp"
+#include "sdk/support/plugin_file/plugin_file.hpp"
 
 namespace pintle {
 
 /// Where profiles and plugins are looked for, first come first served, and how a plugin's file is read:
-/// `read_plugin_file` of kernel/loader, or a test's own.
+/// `read_plugin_file` of sdk/support/plugin_file, or a test's own.
 struct ProfileSources {
   std::vector<std::string> profile_folders = {"/etc/pintle/profiles", "/usr/share/pintle/profiles"};
   std::vector<std::string> plugin_folders = {"/usr/lib/pintle/plugins"};

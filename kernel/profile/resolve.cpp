@@ -5,9 +5,9 @@
 #include <map>
 #include <optional>
 
-#include "kernel/loader/manifest.hpp"
 #include "sdk/support/document/nearest.hpp"
 #include "sdk/support/document/schema.hpp"
+#include "sdk/support/plugin_file/manifest.hpp"
 
 namespace pintle {
 
@@ -193,10 +193,10 @@ class Planner {
   void bindings(PlannedInstance& planned, const PluginFile& file, const json::object& settings, const std::string& at) {
     const json::value* written = settings.if_contains("bindings");
     if (written == nullptr) return;
-    const Result<kernel::Manifest> manifest = kernel::parse_manifest(file.manifest, planned.path + " (manifest)");
+    const Result<plugin::Manifest> manifest = plugin::parse_manifest(file.manifest, planned.path + " (manifest)");
     if (!manifest) return wrong(at, manifest.status().message());
     std::vector<std::string> needs;
-    for (const kernel::Need& need : manifest->needs) needs.push_back(need.name);
+    for (const plugin::Need& need : manifest->needs) needs.push_back(need.name);
     for (const auto& member : written->get_object()) {
       const std::string need(member.key().data(), member.key().size()), target = text_of(member.value());
       const std::string here = at + "/" + pointer_token(need);

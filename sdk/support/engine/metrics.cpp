@@ -1,12 +1,12 @@
-#include "kernel/engine/metrics.hpp"
+#include "sdk/support/engine/metrics.hpp"
 
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
 
-#include "kernel/engine/message.hpp"
+#include "sdk/support/engine/message.hpp"
 
-namespace pintle::kernel {
+namespace pintle::engine {
 namespace {
 
 constexpr uint64_t max_per_plugin = 4096;
@@ -173,4 +173,4 @@ std::string Metrics::render() {
   return out;
 }
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

@@ -1,4 +1,4 @@
-#include "kernel/engine/engine.hpp"
+#include "sdk/support/engine/engine.hpp"
 
 #include <fcntl.h>
 #include <gtest/gtest.h>
@@ -8,7 +8,7 @@
 #include <condition_variable>
 #include <thread>
 
-namespace pintle::kernel {
+namespace pintle::engine {
 namespace {
 
 class QuietServices : public Services {
@@ -611,4 +611,4 @@ TEST(MetricsTest, RendersPrometheusTextAndRefusesBadNames) {
 }
 
 }  // namespace
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

@@ -16,7 +16,7 @@
 #include <string_view>
 #include <vector>
 
-namespace pintle::kernel {
+namespace pintle::engine {
 
 /// A label's value with backslash, quote and newline escaped.
 std::string escape_label(std::string_view value);
@@ -57,4 +57,4 @@ struct Family {
   std::vector<double> bounds;
 };
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

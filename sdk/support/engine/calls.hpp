@@ -20,10 +20,10 @@
 #include <mutex>
 #include <string>
 
-#include "kernel/engine/lane.hpp"
-#include "kernel/engine/message.hpp"
+#include "sdk/support/engine/lane.hpp"
+#include "sdk/support/engine/message.hpp"
 
-namespace pintle::kernel {
+namespace pintle::engine {
 
 class Instance;
 
@@ -168,4 +168,4 @@ class Slab {
   std::mutex grow_lock_;
 };
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

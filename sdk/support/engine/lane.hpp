@@ -18,7 +18,7 @@
 #include <memory>
 #include <utility>
 
-namespace pintle::kernel {
+namespace pintle::engine {
 
 class Reactor;
 
@@ -116,4 +116,4 @@ void post_turn(Lane& lane, Function function) {
   lane.post(turn);
 }
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

@@ -1,8 +1,8 @@
-#include "kernel/engine/lane.hpp"
+#include "sdk/support/engine/lane.hpp"
 
-#include "kernel/engine/reactor.hpp"
+#include "sdk/support/engine/reactor.hpp"
 
-namespace pintle::kernel {
+namespace pintle::engine {
 namespace {
 
 constexpr int max_depth = 8;    // nested turns on one stack
@@ -94,4 +94,4 @@ void Lane::run_queued() {
   }
 }
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

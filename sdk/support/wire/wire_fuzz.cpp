@@ -1,7 +1,7 @@
-#include "kernel/isolation/wire.hpp"
+#include "sdk/support/wire/wire.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace pintle::kernel;
+  using namespace pintle::wire;
   pintle::Result<Frame> frame = parse_frame(std::string(reinterpret_cast<const char*>(data), size), {});
   if (!frame) return 0;
   Frame::Message message;

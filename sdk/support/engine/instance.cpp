@@ -1,8 +1,8 @@
 #include <algorithm>
 
-#include "kernel/engine/engine.hpp"
+#include "sdk/support/engine/engine.hpp"
 
-namespace pintle::kernel {
+namespace pintle::engine {
 
 void Handler::start(Instance& instance, uint64_t token) { instance.lifecycle_done(token, {}); }
 void Handler::drain(Instance& instance, uint64_t token) { instance.lifecycle_done(token, {}); }
@@ -474,4 +474,4 @@ std::unique_ptr<Handler> make_plugin_handler(const pintle_plugin* entry) {
   return std::make_unique<PluginHandler>(entry);
 }
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

@@ -12,7 +12,7 @@
 #include <string_view>
 #include <vector>
 
-namespace pintle::kernel {
+namespace pintle::engine {
 
 /// A view of what the sender handed over, fields that its `size` does not cover left empty. INVALID_ARGUMENT names the bound
 /// that is passed.
@@ -57,4 +57,4 @@ inline pintle_text text(std::string_view from) { return {from.data(), from.size(
 /// Reads a status that crossed the boundary; null is OK. Messages are cut at 4 KiB.
 Status read_status(const pintle_status* status);
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

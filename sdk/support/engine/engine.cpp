@@ -1,4 +1,4 @@
-#include "kernel/engine/engine.hpp"
+#include "sdk/support/engine/engine.hpp"
 
 #include <sched.h>
 
@@ -7,7 +7,7 @@
 #include <cstring>
 #include <random>
 
-namespace pintle::kernel {
+namespace pintle::engine {
 namespace {
 
 constexpr uint64_t forever = UINT64_MAX;
@@ -605,4 +605,4 @@ uint64_t call(Instance& caller, uint64_t binding_id, uint32_t method, const pint
   return 0;
 }
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

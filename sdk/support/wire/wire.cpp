@@ -1,4 +1,4 @@
-#include "kernel/isolation/wire.hpp"
+#include "sdk/support/wire/wire.hpp"
 
 #include <fcntl.h>
 #include <sys/mman.h>
@@ -12,9 +12,9 @@
 #include <cstring>
 #include <numeric>
 
-#include "kernel/engine/message.hpp"
+#include "sdk/support/engine/message.hpp"
 
-namespace pintle::kernel {
+namespace pintle::wire {
 namespace {
 
 constexpr uint64_t memory_file = 1ull << 63;  // set in a part's length
@@ -48,14 +48,14 @@ void Frame::message(size_t first, Message& keep) {
     auto mapped = std::find_if(mapped_.begin(), mapped_.end(), [&](const auto& m) { return m.first == i; });
     if (mapped != mapped_.end()) {
       auto* mapping = new Mapping(std::move(mapped->second));
-      keep.buffers.push_back(wrap_buffer(
+      keep.buffers.push_back(engine::wrap_buffer(
           mapping->data, parts[i].size(), [](void* owned) { delete static_cast<Mapping*>(owned); }, mapping));
       continue;
     }
     uint8_t* data = nullptr;
-    keep.buffers.push_back(make_buffer(parts[i].size(), &data));
+    keep.buffers.push_back(engine::make_buffer(parts[i].size(), &data));
     if (!parts[i].empty()) std::memcpy(data, parts[i].data(), parts[i].size());
-    count_copied_bytes(parts[i].size());
+    engine::count_copied_bytes(parts[i].size());
   }
   for (const files::Descriptor& descriptor : descriptors) keep.descriptors.push_back(descriptor.get());
   keep.view = {sizeof(pintle_message),
@@ -179,7 +179,7 @@ Wire::Sent Wire::send(FrameHead head, std::span<const Bytes> parts, std::span<co
     }
     Result<files::Descriptor> file = sealed(parts[i]);
     if (!file) return Sent::refused;
-    count_copied_bytes(parts[i].size());
+    engine::count_copied_bytes(parts[i].size());
     lengths[i] |= memory_file;
     all[all_count++] = file->get();
     memory.push_back(std::move(*file));
@@ -255,4 +255,4 @@ Wire::Got Wire::receive(Frame& frame, bool wait, std::string& why) {
   return Got::frame;
 }
 
-}  // namespace pintle::kernel
+}  // namespace pintle::wire

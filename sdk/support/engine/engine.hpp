@@ -37,13 +37,13 @@
 #include <unordered_map>
 #include <vector>
 
-#include "kernel/engine/calls.hpp"
-#include "kernel/engine/metrics.hpp"
-#include "kernel/engine/reactor.hpp"
+#include "sdk/support/engine/calls.hpp"
+#include "sdk/support/engine/metrics.hpp"
+#include "sdk/support/engine/reactor.hpp"
 
 struct pintle_host {};
 
-namespace pintle::kernel {
+namespace pintle::engine {
 
 class Engine;
 class Instance;
@@ -302,4 +302,4 @@ uint64_t call(Instance& caller, uint64_t binding_id, uint32_t method, const pint
               std::function<void(const pintle_message&)> on_message = {}, uint32_t credit = 0,
               const CallStamp* stamp = nullptr);
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

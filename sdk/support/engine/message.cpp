@@ -1,4 +1,4 @@
-#include "kernel/engine/message.hpp"
+#include "sdk/support/engine/message.hpp"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -8,7 +8,7 @@
 #include <cstring>
 #include <new>
 
-namespace pintle::kernel {
+namespace pintle::engine {
 namespace {
 
 std::atomic<uint64_t> buffers_alive{0};
@@ -141,4 +141,4 @@ Status read_status(const pintle_status* status) {
   return {static_cast<Code>(code), std::string(message)};
 }
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

@@ -1,4 +1,4 @@
-#include "kernel/engine/reactor.hpp"
+#include "sdk/support/engine/reactor.hpp"
 
 #include <dlfcn.h>
 #include <execinfo.h>
@@ -26,9 +26,9 @@
 #include <thread>
 #include <unordered_map>
 
-#include "kernel/engine/lane.hpp"
+#include "sdk/support/engine/lane.hpp"
 
-namespace pintle::kernel {
+namespace pintle::engine {
 namespace {
 
 constexpr uint64_t second = 1'000'000'000;
@@ -411,4 +411,4 @@ void Reactor::unwatch(uint64_t watch_id) {
   epoll_ctl(state_->epoll, EPOLL_CTL_DEL, dropped->descriptor, nullptr);
 }
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

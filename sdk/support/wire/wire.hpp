@@ -23,7 +23,7 @@
 
 #include "sdk/support/files/files.hpp"
 
-namespace pintle::kernel {
+namespace pintle::wire {
 
 enum class FrameKind : uint8_t {
   hello = 1,  // to the child: what to run, and how confined
@@ -145,4 +145,4 @@ class Wire {
   size_t queued_bytes_ = 0;
 };
 
-}  // namespace pintle::kernel
+}  // namespace pintle::wire

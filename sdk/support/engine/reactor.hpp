@@ -20,7 +20,7 @@ namespace boost::asio {
 class io_context;
 }
 
-namespace pintle::kernel {
+namespace pintle::engine {
 
 class Lane;
 
@@ -74,4 +74,4 @@ class Reactor {
   std::unique_ptr<State> state_;
 };
 
-}  // namespace pintle::kernel
+}  // namespace pintle::engine

@@ -1,4 +1,4 @@
-#include "kernel/isolation/wire.hpp"
+#include "sdk/support/wire/wire.hpp"
 
 #include <fcntl.h>
 #include <gmock/gmock.h>
@@ -8,7 +8,7 @@
 
 #include <cstring>
 
-namespace pintle::kernel {
+namespace pintle::wire {
 namespace {
 
 using testing::ElementsAre;
@@ -141,4 +141,4 @@ TEST(PackTest, ListsComeBackAndCutOffOnesDoNot) {
 }
 
 }  // namespace
-}  // namespace pintle::kernel
+}  // namespace pintle::wire
