@@ -10,8 +10,9 @@ prefix=${PINTLE_SANITIZE_BUILD:-build}
 jobs=${PINTLE_JOBS:-$(nproc)}
 
 # ctest entries; one that does not exist in this tree is an error, so that a renamed test is not lost.
-address=(engine_test sdk_test contract_test document_test pintle_files_test pintle_images_test cni_test profile_test loader_test)
-thread=(engine_test)
+address=(kernel_engine_test pintle_wire_test kernel_loader_test sdk_test contract_test document_test pintle_files_test pintle_images_test cni_test
+  profile_test)
+thread=(kernel_engine_test)
 
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=1
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1

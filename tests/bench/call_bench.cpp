@@ -1,7 +1,7 @@
 // What a call costs: through generated stubs, with deadline, identity, trace and metrics, over the engine that pintled runs on.
 //
 //   in process       a message of four fields and a 1 KiB buffer each way, a plugin in C++ and one in C
-//   socketpair       the same bytes, bare, to another process and back: what isolation cannot be faster than
+//   isolated         the same in a plugin-host, and the same bytes bare over a socketpair to another process and back, in turns
 //   event            2 KiB to eight subscribers in process; payload bytes that the engine copied are counted
 //
 // With `--check` the floors of this file are demanded, and the exit code tells.
@@ -19,9 +19,10 @@
 #include <string>
 #include <vector>
 
-#include "kernel/engine/message.hpp"
 #include "pintle/example.pintle.hpp"
+#include "sdk/support/engine/message.hpp"
 #include "tests/bench/engine_party.hpp"
+#include "tests/isolation/node_party.hpp"
 
 namespace pintle::bench {
 namespace {
@@ -82,13 +83,13 @@ Task<void> call_many(EchoStub& stub, int count, Times& times) {
 
 void in_process(benchmark::State& state, const std::string& plugin) {
   EngineParty party;
-  kernel::Instance& echo = party.load(plugin);
+  engine::Instance& echo = party.load(plugin);
   Client& client = party.client("bench");
   auto stub = party.stub<EchoStub>(client, echo, 0);
   Times times;
   Times warm;
   party.run(client, call_many(stub, calls_per_round, warm));
-  const uint64_t copied = kernel::copied_bytes();
+  const uint64_t copied = engine::copied_bytes();
   for (auto _ : state) {
     const size_t first = times.seen.size();
     party.run(client, call_many(stub, calls_per_round, times));
@@ -98,7 +99,7 @@ void in_process(benchmark::State& state, const std::string& plugin) {
   }
   times.report(state);
   state.SetItemsProcessed(static_cast<int64_t>(times.seen.size()));
-  state.counters["copied_bytes"] = static_cast<double>(kernel::copied_bytes() - copied);
+  state.counters["copied_bytes"] = static_cast<double>(engine::copied_bytes() - copied);
 }
 
 // ---- The bare socketpair ----
@@ -112,35 +113,68 @@ void in_process(benchmark::State& state, const std::string& plugin) {
   }
 }
 
-void socketpair_ping_pong(benchmark::State& state) {
-  const size_t size = four_fields().ByteSizeLong() + payload_bytes;
-  int ends[2];
-  if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0)
-    return state.SkipWithError(std::strerror(errno));
-  const pid_t child = fork();
-  if (child == 0) {
-    close(ends[0]);
-    answer_packets(ends[1]);
-  }
-  close(ends[1]);
-  std::string packet(size, 'x');
-  Times times;
-  for (auto _ : state) {
-    double sum = 0;
-    for (int i = 0; i < calls_per_round; ++i) {
-      const auto before = steady_clock::now();
-      if (send(ends[0], packet.data(), size, MSG_NOSIGNAL) != static_cast<ssize_t>(size) ||
-          recv(ends[0], packet.data(), size, 0) != static_cast<ssize_t>(size)) {
-        std::abort();
-      }
-      times.seen.push_back(std::chrono::duration<double, std::nano>(steady_clock::now() - before).count());
-      sum += times.seen.back();
+/// A bare ping-pong with a process of its own.
+class PingPong {
+ public:
+  PingPong() : packet_(four_fields().ByteSizeLong() + payload_bytes, 'x') {
+    int ends[2];
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, ends) != 0) std::abort();
+    child_ = fork();
+    if (child_ == 0) {
+      close(ends[0]);
+      answer_packets(ends[1]);
     }
+    close(ends[1]);
+    socket_ = ends[0];
+  }
+  ~PingPong() {
+    close(socket_);
+    waitpid(child_, nullptr, 0);
+  }
+  void play(int count, Times& times) {
+    const auto size = static_cast<ssize_t>(packet_.size());
+    for (int i = 0; i < count; ++i) {
+      const auto before = steady_clock::now();
+      if (send(socket_, packet_.data(), packet_.size(), MSG_NOSIGNAL) != size ||
+          recv(socket_, packet_.data(), packet_.size(), 0) != size)
+        std::abort();
+      times.seen.push_back(std::chrono::duration<double, std::nano>(steady_clock::now() - before).count());
+    }
+  }
+
+ private:
+  std::string packet_;
+  pid_t child_ = -1;
+  int socket_ = -1;
+};
+
+/// Calls of an isolated plugin and the bare ping-pong take turns, so that both see the same machine.
+void isolated(benchmark::State& state) {
+  PingPong bare;
+  node_test::NodeParty party({{.name = "echo", .plugin = "echo-cpp", .isolation = Isolation::process}});
+  if (Status ready = party.wait_until_ready(); !ready) return state.SkipWithError(ready.message().c_str());
+  Client client;
+  make_client(party.node().engine(), "bench", client);
+  Result<uint64_t> bound = party.bind(*client.instance, "pintle.example.v1.Echo", "echo");
+  if (!bound) return state.SkipWithError(bound.status().message().c_str());
+  Binding binding;
+  binding.id = *bound;
+  EchoStub stub(*client.host, binding);
+  Times calls, packets, warm;
+  run_on(client, call_many(stub, 500, warm));
+  bare.play(500, warm);
+  for (auto _ : state) {
+    const size_t first = calls.seen.size();
+    run_on(client, call_many(stub, 500, calls));
+    bare.play(500, packets);
+    double sum = 0;
+    for (size_t i = first; i < calls.seen.size(); ++i) sum += calls.seen[i];
     state.SetIterationTime(sum * 1e-9);
   }
-  times.report(state);
-  close(ends[0]);
-  waitpid(child, nullptr, 0);
+  calls.report(state);
+  state.counters["bare_median_ns"] = packets.quantile(0.5);
+  state.counters["bare_p99_ns"] = packets.quantile(0.99);
+  state.counters["ratio"] = calls.quantile(0.5) / packets.quantile(0.5);
 }
 
 // ---- Events ----
@@ -194,7 +228,7 @@ Task<void> publish_until_all_listen(EchoStub& stub) {
 
 void event_to_subscribers(benchmark::State& state) {
   EngineParty party;
-  kernel::Instance& echo = party.load("echo-cpp");
+  engine::Instance& echo = party.load("echo-cpp");
   Client& publisher = party.client("publisher");
   auto stub = party.stub<EchoStub>(publisher, echo, 0);
   Hearing hearing;
@@ -204,7 +238,7 @@ void event_to_subscribers(benchmark::State& state) {
   }
   party.run(publisher, publish_until_all_listen(stub));
   Times times;
-  const uint64_t copied = kernel::copied_bytes();
+  const uint64_t copied = engine::copied_bytes();
   for (auto _ : state) {
     const size_t first = times.seen.size();
     party.run(publisher, publish_many(stub, 1000, hearing, times));
@@ -213,13 +247,13 @@ void event_to_subscribers(benchmark::State& state) {
     state.SetIterationTime(sum * 1e-9);
   }
   times.report(state);
-  state.counters["copied_bytes"] = static_cast<double>(kernel::copied_bytes() - copied);
+  state.counters["copied_bytes"] = static_cast<double>(engine::copied_bytes() - copied);
   state.counters["copies"] = static_cast<double>(hearing.copies.load());
 }
 
 BENCHMARK_CAPTURE(in_process, cpp, "echo-cpp")->UseManualTime()->Iterations(50);
 BENCHMARK_CAPTURE(in_process, c, "echo-c")->UseManualTime()->Iterations(50);
-BENCHMARK(socketpair_ping_pong)->UseManualTime()->Iterations(3);
+BENCHMARK(isolated)->UseManualTime()->Iterations(40);
 BENCHMARK(event_to_subscribers)->UseManualTime()->Iterations(10);
 
 // ---- Floors ----
@@ -239,6 +273,7 @@ class Floors : public benchmark::ConsoleReporter {
     count +=
         demand("in_process/c.median_ns", 1000, "a call in process takes under 1 us at the median, to a plugin in C");
     count += demand("in_process/cpp.copied_bytes", 0, "no payload is copied by a call in process");
+    count += demand("isolated.ratio", 3, "an isolated call takes at most three times a bare ping-pong");
     count += demand("event_to_subscribers.copied_bytes", 0, "the engine copies no payload of an event");
     count += demand("event_to_subscribers.copies", 0, "every subscriber sees the publisher's own bytes");
     return count;

@@ -32,7 +32,7 @@ class NodeTarget final : public testkit::ContractTarget {
     running->target = this;
     running->options = &options;
     const uint64_t binding = binding_of(interface_index);
-    kernel::post_turn(client_.lane(), [this, &running = *running, binding, method, header] {
+    engine::post_turn(client_.lane(), [this, &running = *running, binding, method, header] {
       begin(running, binding, method, header);
     });
     std::unique_lock held(lock_);
@@ -66,7 +66,7 @@ class NodeTarget final : public testkit::ContractTarget {
 
   void flush() {
     std::promise<void> done;
-    kernel::post_turn(client_.lane(), [&] { done.set_value(); });
+    engine::post_turn(client_.lane(), [&] { done.set_value(); });
     done.get_future().wait();
   }
 
@@ -87,13 +87,13 @@ class NodeTarget final : public testkit::ContractTarget {
     call.on_message = options.initial_credit > 0 ? streamed : nullptr;
     running.inside = true;
     const pintle_code code =
-        kernel::host_api.call(&client_, binding, method, &message, &call, completed, &running, &running.id);
+        engine::host_api.call(&client_, binding, method, &message, &call, completed, &running, &running.id);
     running.inside = false;
     std::lock_guard held(lock_);
     running.begun = true;
     running.outcome.accepted = code == PINTLE_OK;
     if (code != PINTLE_OK) running.outcome.status = Status(static_cast<Code>(code), "the call was not accepted");
-    if (code == PINTLE_OK && options.cancel_after_messages == 0u) kernel::host_api.cancel(&client_, running.id);
+    if (code == PINTLE_OK && options.cancel_after_messages == 0u) engine::host_api.cancel(&client_, running.id);
     ended_.notify_all();
   }
 
@@ -103,7 +103,7 @@ class NodeTarget final : public testkit::ContractTarget {
     CallOutcome& outcome = running.outcome;
     ++outcome.completions;
     outcome.completed_inside_call = outcome.completed_inside_call || running.inside;
-    outcome.status = Status(static_cast<Code>(status->code), std::string(kernel::view(status->message)));
+    outcome.status = Status(static_cast<Code>(status->code), std::string(engine::view(status->message)));
     if (reply) {
       outcome.header.assign(reinterpret_cast<const char*>(reply->header), reply->header_size);
       for (uint32_t i = 0; i < reply->buffer_count; ++i) outcome.buffers.push_back(Buffer::share(reply->buffers[i]));
@@ -120,14 +120,14 @@ class NodeTarget final : public testkit::ContractTarget {
     const bool grant = running.options->grant_on_message;
     const bool cancel = running.options->cancel_after_messages == ++running.messages;
     held.unlock();
-    if (grant) kernel::host_api.grant(&target.client_, call_id, 1);
-    if (cancel) kernel::host_api.cancel(&target.client_, call_id);
+    if (grant) engine::host_api.grant(&target.client_, call_id, 1);
+    if (cancel) engine::host_api.cancel(&target.client_, call_id);
   }
 
   NodeParty& party_;
   const std::string provider_;
   const std::vector<std::string> provides_;
-  kernel::Instance& client_;
+  engine::Instance& client_;
   std::map<uint32_t, uint64_t> bindings_;
   std::vector<std::unique_ptr<Running>> calls_;
   std::mutex lock_;

@@ -63,7 +63,7 @@ NodeParty::~NodeParty() {
 
 void NodeParty::on_lane(const std::function<void()>& function) {
   std::promise<void> done;
-  kernel::post_turn(node_->lane(), [&] {
+  engine::post_turn(node_->lane(), [&] {
     function();
     done.set_value();
   });
@@ -90,14 +90,14 @@ Status NodeParty::wait_until_ready() {
   return ready ? Status() : unavailable("the node is not ready within 10 s: " + unready.front());
 }
 
-kernel::Instance& NodeParty::client(const std::string& name) {
-  kernel::Instance& made =
+engine::Instance& NodeParty::client(const std::string& name) {
+  engine::Instance& made =
       node_->engine().add({.name = name, .key = name, .plugin = "pintled", .identity = "user:root"});
   made.set_handler(std::make_unique<ClientHandler>());
   return made;
 }
 
-Result<uint64_t> NodeParty::bind(kernel::Instance& client, const std::string& interface_name,
+Result<uint64_t> NodeParty::bind(engine::Instance& client, const std::string& interface_name,
                                  const std::string& provider) {
   Result<uint64_t> binding = unavailable("not bound");
   on_lane([&] { binding = node_->bind_host(client, interface_name, provider); });

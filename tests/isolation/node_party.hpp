@@ -4,7 +4,7 @@
 ///
 ///     NodeParty party({{.name = "echo", .plugin = "echo-cpp", .isolation = Isolation::process}});
 ///     ASSERT_TRUE(party.wait_until_ready());
-///     kernel::Instance& client = party.client("test");
+///     engine::Instance& client = party.client("test");
 ///     uint64_t binding = *party.bind(client, "pintle.example.v1.Echo", "echo");
 ///
 /// The plugins are unsigned here, so the plan allows that. State lies in a temporary folder that is removed at the end.
@@ -17,8 +17,8 @@
 namespace pintle::node_test {
 
 /// Serves nothing: for instances that only call.
-class ClientHandler final : public kernel::Handler {
-  void handle(kernel::Instance&, const pintle_call&, const pintle_message&) override {}
+class ClientHandler final : public engine::Handler {
+  void handle(engine::Instance&, const pintle_call&, const pintle_message&) override {}
 };
 
 struct Party {
@@ -35,8 +35,8 @@ class NodeParty {
 
   /// Every instance runs; else what keeps the node from it. Waits for at most ten seconds.
   Status wait_until_ready();
-  kernel::Instance& client(const std::string& name);
-  Result<uint64_t> bind(kernel::Instance& client, const std::string& interface_name, const std::string& provider);
+  engine::Instance& client(const std::string& name);
+  Result<uint64_t> bind(engine::Instance& client, const std::string& interface_name, const std::string& provider);
   kernel::Node& node() { return *node_; }
   /// Runs the function on the node's lane and waits.
   void on_lane(const std::function<void()>& function);
