@@ -346,7 +346,9 @@ class NodeTest(unittest.TestCase):
             print("clean-up failed as well", file=sys.stderr)
         finally:
             if failed:
-                print(f"---- the last lines of {node.log}:\n{node.log_tail()}", file=sys.stderr)
+                print(f"---- the last lines of {node.log}:\n{node.log_tail(100)}", file=sys.stderr)
+                if "PINTLE_TEST_KEEP" in os.environ:
+                    shutil.copy(node.log, os.path.join(os.environ["PINTLE_TEST_KEEP"], f"{self._testMethodName}-{time.time():.0f}.log"))
             self._end_everything()
             shutil.rmtree(node.root, ignore_errors=True)
 

@@ -137,7 +137,7 @@ class ProfileChange(NodeTest):
         self.check_untouched()
         self.node.kill()  # retiring goes on over a restart
         self.node.start()
-        self.assertEqual(self.keys()[old], "retiring")
+        wait_for("the old part retires on", lambda: self.keys().get(old) == "retiring")
         self.check_untouched()
         self.end_old_pods()
         wait_for("the old part retires by itself", lambda: old not in self.keys(), 30)
