@@ -162,7 +162,9 @@ class Survival(NodeTest):
             except OSError:
                 pass
         self.node.drop(pods.ticking("late"))
-        wait_for("the agent has tried", lambda: "late" in self.node.pods(), 20)
+        late = wait_for("the agent has tried, and says why it could not",
+                        lambda: [pod for name, pod in self.node.pods().items() if name == "late" and pod.message], 20)[0]
+        self.assertFalse(late.is_running(), late)
         self.assertTrue(self.node.is_running())
         self.node.kill()
         self.node.launch()
