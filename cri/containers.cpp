@@ -100,6 +100,10 @@ Status check_container_config(const api::ContainerConfig& config, const api::Pod
       return invalid_argument("mounts: container_path \"" + mount.container_path() + "\" must be absolute");
     }
   }
+  const api::LinuxContainerSecurityContext& context = config.linux().security_context();
+  if (context.has_run_as_group() && !context.has_run_as_user() && context.run_as_username().empty()) {
+    return invalid_argument("security_context.run_as_group needs run_as_user or run_as_username beside it");
+  }
   if (!config.working_dir().empty() && config.working_dir().front() != '/') {
     return invalid_argument("working_dir \"" + config.working_dir() + "\" must be absolute");
   }
@@ -189,6 +193,7 @@ Task<Status> Containers::make(CallContext context, std::shared_ptr<Container> co
   request.set_log_path(record.log_path());
   request.set_runtime_handler(container->sandbox->record.backend_handler());
   const api::NamespaceOption& namespaces = record.config().linux().security_context().namespace_options();
+  if (namespaces.pid() != api::POD) request.mutable_sandbox()->clear_pid_namespace();
   if (namespaces.pid() == api::TARGET) {
     Result<std::shared_ptr<Container>> target = engine_.container_index().find(namespaces.target_id());
     if (!target) co_return target.status().with_context("namespace_options.target_id");

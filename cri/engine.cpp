@@ -5,6 +5,7 @@
 #include "cri/containers.hpp"
 #include "cri/failures.hpp"
 #include "cri/namespaces.hpp"
+#include "cri/process_namespaces.hpp"
 #include "cri/sandboxes.hpp"
 #include "sdk/support/files/files.hpp"
 
@@ -27,7 +28,7 @@ struct Lost {
   uint64_t inode;
 };
 
-std::vector<Lost> lost_pins(const SandboxRecord& record) {
+std::vector<Lost> lost_pins(const SandboxRecord& record, const std::string& process_root) {
   std::vector<Lost> lost;
   const auto look = [&](const char* kind, const std::string& path, uint64_t inode) {
     if (!path.empty() && inode != 0 && !is_pinned(path, inode)) lost.push_back({kind, path, inode});
@@ -35,6 +36,10 @@ std::vector<Lost> lost_pins(const SandboxRecord& record) {
   look("net", record.network_namespace(), record.network_inode());
   look("ipc", record.ipc_namespace(), record.ipc_inode());
   look("uts", record.uts_namespace(), record.uts_inode());
+  look("pid", record.pid_namespace(), record.pid_inode());
+  // A pinned process namespace takes no process any more once its first one has ended.
+  const bool has_ended = !record.pid_namespace().empty() && !has_process_namespace(process_root, record.id());
+  if (has_ended) lost.push_back({"pid", record.pid_namespace(), 0});
   return lost;
 }
 
@@ -68,6 +73,9 @@ Status remove_strays(const Engine::Settings& settings, const std::set<std::strin
   each_stray(pins, [&](int, const std::string& name) { return release_namespaces(pins + "/" + name); });
   each_stray(settings.state_folder + "/pods",
              [](int folder, const std::string& name) { return files::remove_tree(folder, name); });
+  for (const std::string& id : all_process_namespaces(settings.process_root)) {
+    if (!known.contains(id)) failures.note(end_process_namespace(settings.process_root, id));
+  }
   return failures.status();
 }
 
@@ -378,7 +386,7 @@ Task<Status> Engine::recover_sandboxes() {
   auto look = [ready = std::move(ready), known = std::move(known), settings = settings_] {
     Found found;
     for (const SandboxRecord& record : ready) {
-      std::vector<Lost> lost = lost_pins(record);
+      std::vector<Lost> lost = lost_pins(record, settings.process_root);
       if (!lost.empty()) found.lost.emplace_back(record.id(), std::move(lost));
     }
     found.status = remove_strays(settings, known);

@@ -179,6 +179,8 @@ class Engine {
     std::string run_folder;    ///< may be emptied while nothing runs; the namespaces' pins
     Providers::Preferences preferences;
     uint64_t shm_bytes = 64u << 20;
+    std::string pod_init;      ///< the program of process namespaces that pods share
+    std::string process_root;  ///< the cgroup below which its processes live (process_namespaces.hpp)
   };
   Engine(Host& host, Settings settings);
   ~Engine();

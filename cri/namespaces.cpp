@@ -152,7 +152,7 @@ Status release_namespaces(const std::string& folder) {
     failures += (failures.empty() ? "" : "; ") + status.message();
   };
   if (::access(folder.c_str(), F_OK) != 0 && errno == ENOENT) return Status::ok();
-  for (const char* kind : {"net", "ipc", "uts"}) note(release(folder + "/" + kind, false));
+  for (const char* kind : {"net", "ipc", "uts", "pid"}) note(release(folder + "/" + kind, false));
   note(release(folder + "/shm", true));
   if (::rmdir(folder.c_str()) != 0 && errno != ENOENT) note(status_from_errno(errno, "remove " + folder));
   return code == Code::ok ? Status::ok() : Status(code, failures);

@@ -11,6 +11,7 @@
 #include "cri/engine.hpp"
 #include "cri/gate.hpp"
 #include "cri/grpc_server.hpp"
+#include "cri/process_namespaces.hpp"
 #include "cri/service_image.hpp"
 #include "cri/service_runtime.hpp"
 #include "sdk/support/files/files.hpp"
@@ -41,7 +42,9 @@ Config read_config(Host& host) {
   if (const boost::json::value* megabytes = json.if_contains("shmMegabytes")) {
     config.settings.shm_bytes = static_cast<uint64_t>(megabytes->to_number<int64_t>()) << 20;
   }
+  config.settings.pod_init = text("podInit").empty() ? installed_pod_init() : text("podInit");
   config.settings.state_folder = std::string(host.shared_directory()) + "/" + std::string(host.name());
+  config.settings.process_root = process_namespaces_root(config.settings.state_folder);
   config.settings.run_folder = std::string(host.run_directory());
   return config;
 }

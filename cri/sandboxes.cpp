@@ -9,6 +9,7 @@
 #include "cri/failures.hpp"
 #include "cri/namespaces.hpp"
 #include "cri/node_files.hpp"
+#include "cri/process_namespaces.hpp"
 
 namespace pintle::cri {
 namespace {
@@ -74,7 +75,7 @@ boost::json::object json_map(const google::protobuf::Map<std::string, std::strin
 
 NamespaceChoice namespace_choice(const api::PodSandboxConfig& config) {
   const api::NamespaceOption& options = config.linux().security_context().namespace_options();
-  return {options.network() != api::NODE, options.ipc() != api::NODE};
+  return {options.network() != api::NODE, options.ipc() != api::NODE, options.pid() == api::POD};
 }
 
 Status check_sandbox_config(const api::PodSandboxConfig& config) {
@@ -197,6 +198,15 @@ Task<Status> Sandboxes::make(CallContext context, std::shared_ptr<Sandbox> sandb
   record.set_uts_inode(namespaces->uts_inode);
   if (Status status = gone(); !status) co_return status;
 
+  if (choice.shared_processes && !wants_sandbox_container(record.runtime())) {
+    Task<Result<ProcessNamespace>> sharing = make_process_namespace(
+        engine_.host(), engine_.settings().pod_init, engine_.settings().process_root, record.id(), record.run_folder());
+    Result<ProcessNamespace> shared = co_await std::move(sharing);
+    if (!shared) co_return shared.status();
+    record.set_pid_namespace(shared->path);
+    record.set_pid_inode(shared->inode);
+    record.set_first_process(shared->first_process);
+  }
   if (wants_sandbox_container(record.runtime())) {
     // The backend's container brings the network namespace that is attached.
     Task<Status> creating = create_in_backend(context, sandbox);
@@ -287,6 +297,14 @@ Task<Status> Sandboxes::stop(CallContext, std::shared_ptr<Sandbox> sandbox) {
     Task<Status> removing = remove_in_backend(sandbox);
     failures.note(co_await std::move(removing));
   }
+  if (!sandbox->record.pid_namespace().empty()) {
+    auto end = [root = engine_.settings().process_root, id = sandbox->record.id()] {
+      return end_process_namespace(root, id);
+    };
+    Task<Status> ending = engine_.host().blocking(std::move(end));
+    failures.note(co_await std::move(ending));
+    sandbox->record.set_first_process(0);
+  }
   if (sandbox->record.phase() == PHASE_READY) {
     sandbox->record.set_phase(PHASE_NOT_READY);
     summarize(*sandbox);
@@ -370,8 +388,10 @@ Task<Status> Sandboxes::take_down(std::shared_ptr<Sandbox> sandbox) {
   Task<Status> removing = remove_in_backend(sandbox);
   failures.note(co_await std::move(removing));
 
-  auto clear = [run_folder = record.run_folder(), state_folder = record.state_folder()] {
+  auto clear = [root = engine_.settings().process_root, id = record.id(), run_folder = record.run_folder(),
+                state_folder = record.state_folder()] {
     Failures left;
+    left.note(end_process_namespace(root, id));
     left.note(release_namespaces(run_folder));
     const size_t slash = state_folder.rfind('/');
     const Result<files::Descriptor> parent = files::open_folder(state_folder.substr(0, slash));
@@ -443,6 +463,7 @@ runtime_api::Sandbox Sandboxes::describe(const Sandbox& sandbox) {
   described.set_network_namespace(record.network_namespace());
   described.set_ipc_namespace(record.ipc_namespace());
   described.set_uts_namespace(record.uts_namespace());
+  described.set_pid_namespace(record.pid_namespace());
   described.set_cgroup_parent(record.cgroup_parent());
   described.set_resolv_conf(record.state_folder() + "/resolv.conf");
   described.set_hosts(record.state_folder() + "/hosts");
@@ -498,7 +519,7 @@ std::string Sandboxes::verbose_info(const Sandbox& sandbox) const {
   boost::json::array containers;
   for (const std::string& id : sandbox.containers) containers.emplace_back(id);
   const boost::json::object info = {
-      {"pid", 0},
+      {"pid", record.first_process()},
       {"phase", record.phase() == PHASE_READY      ? "ready"
                 : record.phase() == PHASE_REMOVING ? "removing"
                                                    : "not-ready"},

@@ -53,6 +53,7 @@ class Sandboxes {
 /// The sandbox' own choice of namespaces.
 struct NamespaceChoice {
   bool own_network, own_ipc;
+  bool shared_processes;  ///< the containers share one process namespace
 };
 NamespaceChoice namespace_choice(const api::PodSandboxConfig& config);
 

@@ -11,6 +11,7 @@
 #include <thread>
 
 #include "cri/namespaces.hpp"
+#include "cri/process_namespaces.hpp"
 #include "cri/tests/fakes.hpp"
 #include "sdk/testkit/fake_node.hpp"
 
@@ -42,7 +43,8 @@ class EngineTest : public testing::Test {
   void SetUp() override {
     if (::geteuid() != 0) GTEST_SKIP() << "namespaces and mounts need root";
     node = std::make_unique<FakeNode>();
-    runtime_instance = &node->add<FakeRuntime>("runtime", {"pintle.runtime.v1.RuntimeBackend"});
+    runtime_instance =
+        &node->add<FakeRuntime>("runtime", {"pintle.runtime.v1.RuntimeBackend"}, {}, without_sandbox_container());
     images_instance = &node->add<FakeImages>("runtime-images", {"pintle.image.v1.ImageBackend"});
     network_instance = &node->add<FakeNetwork>("network", {"pintle.network.v1.PodNetwork"});
     runtime = FakeRuntime::newest;
@@ -57,8 +59,15 @@ class EngineTest : public testing::Test {
     if (!node) return;
     for (const std::string& violation : node->violations()) ADD_FAILURE() << violation;
     node.reset();
+    for (const std::string& id : made_pods) (void)end_process_namespace(process_root(), id);
     for (const auto& entry : pins()) (void)release_namespaces(entry);
     fs::remove_all(folder);
+  }
+
+  static testkit::InstanceOptions without_sandbox_container() {
+    testkit::InstanceOptions options;
+    options.features = 0;
+    return options;
   }
 
   /// Starts the engine on the folders that the former one left.
@@ -66,7 +75,8 @@ class EngineTest : public testing::Test {
     testkit::InstanceOptions options;
     options.name = "cri";
     options.config =
-        R"({"socket": ")" + folder + R"(/cri.sock", "defaultRuntime": "", "defaultNetwork": "", "shmMegabytes": 1})";
+        R"({"socket": ")" + folder +
+        R"(/cri.sock", "defaultRuntime": "", "defaultNetwork": "", "shmMegabytes": 1, "podInit": ")" POD_INIT R"("})";
     options.shared_directory = folder + "/shared";
     options.state_directory = folder + "/state";
     options.run_directory = folder + "/run";
@@ -102,12 +112,15 @@ class EngineTest : public testing::Test {
     config.set_hostname(name);
     (*config.mutable_labels())["app"] = name;
     config.set_log_directory("/tmp/pintle-cri-test-logs");
+    if (name != "shared")
+      config.mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(api::CONTAINER);
     config.mutable_dns_config()->add_servers("10.96.0.10");
     return request;
   }
   std::string run_pod(const std::string& name = "web") {
     Result<api::RunPodSandboxResponse> made = ask(&Runtime::RunPodSandbox, pod(name));
     EXPECT_TRUE(made) << made.status().to_string();
+    if (made) made_pods.push_back(made->pod_sandbox_id());
     return made ? made->pod_sandbox_id() : "";
   }
   static api::CreateContainerRequest container(const std::string& sandbox, const std::string& name) {
@@ -164,6 +177,7 @@ class EngineTest : public testing::Test {
   }
   int pods() { return ask(&Runtime::ListPodSandbox, api::ListPodSandboxRequest())->items_size(); }
   int containers() { return ask(&Runtime::ListContainers, api::ListContainersRequest())->containers_size(); }
+  std::string process_root() const { return process_namespaces_root(folder + "/shared/cri"); }
   /// Run folders of sandboxes.
   std::vector<fs::path> pins() const {
     std::vector<fs::path> found;
@@ -188,6 +202,7 @@ class EngineTest : public testing::Test {
     EXPECT_TRUE(network->attachments.empty());
     EXPECT_TRUE(runtime->sandboxes.empty());
     EXPECT_TRUE(runtime->containers.empty());
+    for (const std::string& id : made_pods) EXPECT_FALSE(has_process_namespace(process_root(), id));
     EXPECT_TRUE(!fs::exists(folder + "/shared/cri/pods") || fs::is_empty(folder + "/shared/cri/pods"));
     std::ifstream mounts("/proc/self/mountinfo");
     for (std::string line; std::getline(mounts, line);) EXPECT_THAT(line, testing::Not(HasSubstr(folder)));
@@ -203,6 +218,7 @@ class EngineTest : public testing::Test {
   FakeRuntime* runtime = nullptr;
   FakeNetwork* network = nullptr;
   std::string folder;
+  std::vector<std::string> made_pods;
   Runtime stub;
 };
 
@@ -259,6 +275,60 @@ TEST_F(EngineTest, TheNodesNetworkNeedsNeitherNamespaceNorAttachment) {
   EXPECT_TRUE(runtime->sandboxes.at(made->pod_sandbox_id()).uts_namespace().empty());
   EXPECT_TRUE(network->attachments.empty());
   EXPECT_TRUE(pod_status(made->pod_sandbox_id()).network().ip().empty());
+}
+
+TEST_F(EngineTest, AProcessNamespaceIsSharedWhereThePodAsksForItAndEndsWithThePod) {
+  const std::string id = run_pod("shared");  // the only one that keeps CRI's default
+  const std::string path = runtime->sandboxes.at(id).pid_namespace();
+  ASSERT_TRUE(fs::exists(path)) << "no pin at \"" << path << "\"";
+  api::PodSandboxStatusRequest request;
+  request.set_pod_sandbox_id(id);
+  request.set_verbose(true);
+  const std::string info = ask(&Runtime::PodSandboxStatus, request)->info().at("info");
+  const int first = std::stoi(info.substr(info.find("\"pid\":") + 6));
+  ASSERT_GT(first, 1);
+  EXPECT_TRUE(is_pinned(path, namespace_of_process(first, "pid")));
+  EXPECT_NE(namespace_of_process(first, "pid"), namespace_of_process(::getpid(), "pid"));
+  EXPECT_NE(namespace_of_process(first, "mnt"), namespace_of_process(::getpid(), "mnt"))
+      << "containers would see the node's files in /proc/1/root";
+  restart();
+  EXPECT_EQ(pod_status(id).state(), api::SANDBOX_READY);
+  api::CreateContainerRequest own = container(id, "own");
+  own.mutable_config()->mutable_linux()->mutable_security_context()->mutable_namespace_options()->set_pid(
+      api::CONTAINER);
+  const std::string container_id = ask(&Runtime::CreateContainer, own)->container_id();
+  EXPECT_TRUE(runtime->created.at(container_id).sandbox().pid_namespace().empty());
+  EXPECT_EQ(runtime->created.at(create(id, "joins")).sandbox().pid_namespace(), path);
+  EXPECT_TRUE(stop_pod(id));
+  const std::string stat = read("/proc/" + std::to_string(first) + "/stat");
+  EXPECT_TRUE(stat.empty() || stat.find(") Z") != std::string::npos) << "its first process runs on: " << stat;
+  EXPECT_TRUE(remove_pod(id));
+  expect_nothing_is_left();
+}
+
+TEST_F(EngineTest, ABackendWithASandboxContainerComesBeforeTheNetwork) {
+  testkit::InstanceOptions options;
+  options.key = "runtime@2";
+  FakeInstance& docker = node->add<FakeRuntime>("runtime", {"pintle.runtime.v1.RuntimeBackend"}, {}, options);
+  FakeRuntime* const with_container = FakeRuntime::newest;
+  with_container->own_network_namespace = "/proc/self/ns/net";
+  ASSERT_TRUE(node->start(docker));
+  node->bind(*engine, "runtime", {&docker});
+  const std::string id = run_pod("boxed");
+  EXPECT_EQ(network->attachments.at(id).network_namespace(), "/proc/self/ns/net");
+  EXPECT_TRUE(stop_pod(id));
+  EXPECT_FALSE(with_container->sandboxes.contains(id)) << "its sandbox container runs on";
+  EXPECT_TRUE(remove_pod(id));
+}
+
+TEST_F(EngineTest, AProcessNamespaceThatHasEndedMakesThePodNotReady) {
+  const std::string id = run_pod("shared");
+  crash();
+  ASSERT_TRUE(end_process_namespace(process_root(), id));
+  boot();
+  EXPECT_EQ(pod_status(id).state(), api::SANDBOX_NOTREADY);
+  EXPECT_TRUE(remove_pod(id));
+  expect_nothing_is_left();
 }
 
 TEST_F(EngineTest, AFailureAtAnyStepLeavesNothingAndFreesTheName) {
@@ -773,7 +843,7 @@ TEST_F(EngineTest, AFullDiskIsResourceExhaustedAndNothingIsHalfMade) {
 TEST_F(EngineTest, NewPodsGoToTheNewGenerationAndOldOnesStay) {
   const std::string old_pod = run_pod("old");
   const std::string old_container = create(old_pod);
-  testkit::InstanceOptions options;
+  testkit::InstanceOptions options = without_sandbox_container();
   options.key = "runtime@2";
   FakeInstance& next = node->add<FakeRuntime>("runtime", {"pintle.runtime.v1.RuntimeBackend"}, {}, options);
   FakeRuntime* const newer = FakeRuntime::newest;

@@ -50,6 +50,7 @@ class FakeRuntime final : public Plugin, public runtime_api::RuntimeBackend {
   std::map<std::string, runtime_api::Sandbox> sandboxes;
   std::vector<std::pair<std::string, int>> signals;
   std::set<int> deadly = {9, 15};
+  std::string own_network_namespace;  ///< of a sandbox container
   Status fail_create_sandbox, fail_create, fail_start, fail_remove, fail_remove_sandbox;
   Hold hold_create, hold_exec, hold_remove;
   std::function<int(const runtime_api::ExecRequest&, Attachments&)> on_exec;
@@ -82,7 +83,9 @@ class FakeRuntime final : public Plugin, public runtime_api::RuntimeBackend {
       Call&, const runtime_api::CreateSandboxRequest& request) override {
     if (!fail_create_sandbox) co_return fail_create_sandbox;
     sandboxes[request.sandbox().id()] = request.sandbox();
-    co_return runtime_api::CreateSandboxResponse();
+    runtime_api::CreateSandboxResponse response;
+    response.set_network_namespace(own_network_namespace);
+    co_return response;
   }
   Task<Result<runtime_api::RemoveSandboxResponse>> RemoveSandbox(
       Call&, const runtime_api::RemoveSandboxRequest& request) override {

@@ -1,0 +1,48 @@
+#pragma once
+
+/// A process namespace that the containers of a pod share.
+///
+/// Unlike the others (namespaces.hpp) it needs a process: its first one, whose end ends all others in it. That is `pintle-pod-init`
+/// (cri/pod-init), which reaps orphans and can do nothing else. It lives in a cgroup of its own, `<root>/<sandbox>`, outside of the
+/// daemon's: by that it is found again after a restart, also when the daemon was killed before it could note the PID. The root,
+/// `/pintle/pods-<checksum of the engine's state folder>`, is one engine's own.
+///
+/// The namespace is pinned at `<run>/sandboxes/<id>/pid`. Ending it kills every process of the pod that shares it.
+
+#include <cstdint>
+#include <pintle/host.hpp>
+#include <pintle/status.hpp>
+#include <pintle/task.hpp>
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace pintle::cri {
+
+struct ProcessNamespace {
+  std::string path;  ///< the pin
+  uint64_t inode = 0;
+  int first_process = 0;
+};
+
+/// Starts the first process and pins its namespace in the pod's run folder, which exists. What was made remains on failure:
+/// `end_process_namespace` removes it. FAILED_PRECONDITION: the program is not on this host. Lane.
+Task<Result<ProcessNamespace>> make_process_namespace(Host& host, std::string program, std::string root,
+                                                      std::string sandbox_id, std::string run_folder);
+
+/// Kills what is in it and removes its cgroup; the pin goes with the pod's run folder. Ok if there is none. Blocks, any thread.
+Status end_process_namespace(const std::string& root, const std::string& sandbox_id);
+
+/// Whether its first process lives. Blocks, any thread.
+bool has_process_namespace(const std::string& root, const std::string& sandbox_id);
+
+/// The sandboxes that have one, known to the engine or not. Blocks, any thread.
+std::vector<std::string> all_process_namespaces(const std::string& root);
+
+/// The cgroup below which an engine with this state folder keeps its pods' first processes.
+std::string process_namespaces_root(std::string_view state_folder);
+
+/// Where the program is if the config does not say: beside this plugin's folder, as it is installed and built.
+std::string installed_pod_init();
+
+}  // namespace pintle::cri
