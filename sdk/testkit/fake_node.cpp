@@ -626,7 +626,7 @@ Binding FakeNode::binding(FakeInstance& caller, FakeInstance& provider, std::str
     Binding made;
     made.id = next_id_++;
     made.revision = 1;
-    made.features = ~uint64_t{0};
+    made.features = provider.options_.features;
     made.retiring = provider.options_.retiring;
     made.provider = provider.name();
     made.key = provider.key();

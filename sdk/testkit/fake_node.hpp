@@ -16,8 +16,6 @@
 /// A provider that cannot run in the test is a plugin class of the test's own: `node.add<FakeRuntime>("runtime")`, and
 /// `node.bind(engine, "runtime", {&runtime})` answers a need with it.
 
-#include <pintle/plugin.hpp>
-
 #include <chrono>
 #include <deque>
 #include <functional>
@@ -25,6 +23,7 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <pintle/plugin.hpp>
 #include <string>
 #include <thread>
 #include <type_traits>
@@ -38,8 +37,9 @@ struct InstanceOptions {
   std::string name;
   std::string config = "{}";
   bool retiring = false;
-  std::string key;              ///< empty: name@1
-  std::string state_directory;  ///< empty: one below the node's temporary folder
+  std::string key;                   ///< empty: name@1
+  uint64_t features = ~uint64_t{0};  ///< of what it provides; all, unless the test needs one without
+  std::string state_directory;       ///< empty: one below the node's temporary folder
   std::string run_directory;
   std::string shared_directory;
 };
