@@ -39,7 +39,8 @@ class Crictl(NodeTest):
         del self.node.plugins["node-agent"]
         # The path of a Unix socket is at most 107 characters long.
         self.node.cri_socket = os.path.join(contained.root(), "cri.sock")
-        self.node.plugins["cri"]["config"]["socket"] = self.node.cri_socket
+        self.node.plugins["cri"]["config"].update(socket=self.node.cri_socket,
+                                                  podInit=os.path.join(self.node.build, "lib/pintle/pintle-pod-init"))
         self.files = os.path.join(self.node.root, "crictl")
         os.makedirs(self.files, exist_ok=True)
 
@@ -200,6 +201,25 @@ class Crictl(NodeTest):
             self.assertNotEqual(namespaces[0][kind], os.readlink(f"/proc/self/ns/{kind}"), kind)
         for kind in ("pid", "mnt"):
             self.assertNotEqual(namespaces[0][kind], namespaces[1][kind], kind)
+
+    def test_a_pod_whose_containers_share_their_processes(self):
+        config = self.pod_config("family", linux={"security_context": {"namespace_options": {"pid": 0}}})
+        pod = self.crictl("runp", config)
+        first = self.json("inspectp", pod)["info"]["pid"]
+        one, two = (self.run_container(pod, config, name, "/bin/workload", "sleep") for name in ("one", "two"))
+        pids = [self.json("inspect", container)["info"]["pid"] for container in (one, two)]
+        self.assertEqual({os.readlink(f"/proc/{pid}/ns/pid") for pid in pids}, {os.readlink(f"/proc/{first}/ns/pid")})
+        names = self.crictl("exec", "-s", one, "/bin/sh", "-c", "for p in /proc/[0-9]*; do cat $p/comm; done")
+        self.assertEqual(names.split().count("workload"), 2, names)
+        self.assertIn("pintle-pod-init", names)
+        self.assertIn("denied", self.refused("exec", "-s", one, "/bin/ls", "/proc/1/root/etc"))
+        self.crictl("stop", one)
+        self.assertEqual(self.state(two), "CONTAINER_RUNNING", "it ended with the other container")
+        self.node.kill()
+        self.node.start()
+        self.assertEqual(self.json("inspectp", pod)["status"]["state"], "SANDBOX_READY")
+        self.crictl("rmp", "-f", pod)
+        self.assertFalse(os.path.exists(f"/proc/{first}"), "the pod's first process runs on")
 
     # ---- Mistakes ----
 
