@@ -18,6 +18,8 @@
 #include <string>
 #include <vector>
 
+#include "sdk/support/wire/wire.hpp"
+
 namespace {
 
 enum { method_say = 1, method_misbehave = 5 };
@@ -129,6 +131,30 @@ uint64_t forge_ids(Bad& self, uint64_t own) {
   return taken;
 }
 
+/// Well-made frames past the host's own code: with the ids that calls of the daemon have. The number that were sent.
+uint64_t forge_frames(uint64_t uses, std::initializer_list<pintle::wire::FrameKind> kinds) {
+  using namespace pintle::wire;
+  uint64_t sent = 0;
+  for (int socket : sockets()) {
+    Wire wire(pintle::files::Descriptor(dup(socket)));
+    for (uint64_t use = 0; use < uses; ++use) {
+      for (uint64_t slot = 0; slot < 16; ++slot) {
+        for (FrameKind kind : kinds) {
+          for (uint8_t mine = 0; mine < 2; ++mine) {
+            FrameHead head = frame_head(kind, use << 24 | slot, 0, 7);
+            head.mine = mine;
+            head.binding = slot;
+            head.method = 1;
+            const Bytes parts[] = {"user:root", "forged"};
+            sent += wire.send(head, parts, {}, true) == Wire::Sent::yes;
+          }
+        }
+      }
+    }
+  }
+  return sent;
+}
+
 void misbehave(Bad& self, uint64_t call_id, const std::string& how, uint64_t amount) {
   if (how == "crash") *reinterpret_cast<volatile int*>(never) = 1;
   if (how == "abort") std::abort();
@@ -146,6 +172,14 @@ void misbehave(Bad& self, uint64_t call_id, const std::string& how, uint64_t amo
   if (how == "descriptors") return answer_number(self, call_id, flood_descriptors(amount));
   if (how == "leak") return answer_number(self, call_id, leak(amount));
   if (how == "garbage") return answer_number(self, call_id, write_garbage());
+  using pintle::wire::FrameKind;
+  if (how == "forge-frames")
+    return answer_number(
+        self, call_id,
+        forge_frames(amount, {FrameKind::completion, FrameKind::message, FrameKind::credit, FrameKind::cancel}));
+  if (how == "forge-answers")
+    return answer_number(self, call_id, forge_frames(amount, {FrameKind::done, FrameKind::told, FrameKind::pong}));
+  if (how == "forge-calls") return answer_number(self, call_id, forge_frames(amount, {FrameKind::call}));
   if (how == "forge") return answer_number(self, call_id, forge_ids(self, call_id));
   if (how == "answer-twice") {
     answer_number(self, call_id, 1);
