@@ -174,9 +174,7 @@ Status PluginHost::load(Frame& hello) {
 }
 
 void PluginHost::done(const FrameHead& to, const Status& status) {
-  FrameHead head;
-  head.kind = FrameKind::done;
-  head.id = to.id;
+  FrameHead head = frame_head(FrameKind::done, to.id);
   head.method = static_cast<uint64_t>(to.kind);
   head.code = static_cast<uint32_t>(status.code());
   const Bytes message = status.message();
@@ -202,18 +200,12 @@ void PluginHost::take(Frame& frame) {
     case FrameKind::bindings:
       return take_bindings(frame);
     case FrameKind::ping:
-      return post_turn(plugin_->lane(), [this, head] {
-        FrameHead pong;
-        pong.kind = FrameKind::pong;
-        pong.id = head.id;
-        peer_->post(pong);
-      });
+      return post_turn(plugin_->lane(), [this, head] { peer_->post(frame_head(FrameKind::pong, head.id)); });
     case FrameKind::log_level:
       plugin_->log_level = head.code;
       return;
     case FrameKind::metrics: {
-      FrameHead answer;
-      answer.kind = FrameKind::metrics;
+      FrameHead answer = frame_head(FrameKind::metrics);
       const std::string text = engine_.metrics().render();
       const Bytes part = text;
       return peer_->post(answer, {&part, 1});
@@ -381,9 +373,7 @@ Status PluginHost::listen_end(Instance&, const std::string& name) {
 }
 
 void PluginHost::log(const std::string&, uint32_t level, std::string message, std::vector<LogField> fields) {
-  FrameHead head;
-  head.kind = FrameKind::log;
-  head.code = level;
+  FrameHead head = frame_head(FrameKind::log, 0, level);
   std::vector<std::string_view> texts;
   for (const LogField& field : fields) {
     texts.push_back(field.name);
@@ -397,20 +387,14 @@ void PluginHost::log(const std::string&, uint32_t level, std::string message, st
 void PluginHost::condition_changed(Instance& instance) {
   const std::vector<Condition> conditions = instance.conditions();
   for (const Condition& condition : conditions) {
-    FrameHead head;
-    head.kind = FrameKind::condition;
-    head.code = condition.is_true;
+    FrameHead head = frame_head(FrameKind::condition, 0, condition.is_true);
     const std::string texts = pack({condition.type, condition.reason, condition.message});
     const Bytes part = texts;
     peer_->post(head, {&part, 1});
   }
 }
 
-void PluginHost::retired(Instance&) {
-  FrameHead head;
-  head.kind = FrameKind::retired;
-  peer_->post(head);
-}
+void PluginHost::retired(Instance&) { peer_->post(frame_head(FrameKind::retired)); }
 
 /// Its state is anybody's guess: a new process is better.
 void PluginHost::failed(Instance& instance, const std::string& reason) {

@@ -35,12 +35,7 @@ class Isolated final : public ChildProcess, public std::enable_shared_from_this<
   std::unique_ptr<Handler> make_handler() override;
   int32_t pid() const override { return pid_; }
   void kill(const std::string& reason) override;
-  void set_log_level(uint32_t level) override {
-    FrameHead head;
-    head.kind = FrameKind::log_level;
-    head.code = level;
-    peer_.post(head);
-  }
+  void set_log_level(uint32_t level) override { peer_.post(frame_head(FrameKind::log_level, 0, level)); }
   void fetch_metrics(std::function<void()> done) override;
 
   /// Sends a request that a `done` frame answers.
@@ -93,9 +88,7 @@ class RemoteHandler final : public Handler {
   explicit RemoteHandler(std::shared_ptr<Isolated> child) : child_(std::move(child)) {}
 
   void create(Instance&, const InstanceConfig& config, Done done) override {
-    FrameHead head;
-    head.kind = FrameKind::create;
-    head.code = config.flags;
+    FrameHead head = frame_head(FrameKind::create, 0, config.flags);
     const std::string texts =
         pack({config.node, config.config, config.state_directory, config.run_directory, config.shared_directory});
     const Bytes part = texts;
@@ -105,11 +98,7 @@ class RemoteHandler final : public Handler {
   void drain(Instance&, uint64_t token) override { step(Instance::Step::drain, token); }
   void retire(Instance&, uint64_t token) override { step(Instance::Step::retire, token); }
   void stop(Instance&, uint64_t token) override { step(Instance::Step::stop, token); }
-  void destroy(Instance&, Done done) override {
-    FrameHead head;
-    head.kind = FrameKind::destroy;
-    child_->request(head, {}, std::move(done));
-  }
+  void destroy(Instance&, Done done) override { child_->request(frame_head(FrameKind::destroy), {}, std::move(done)); }
   void handle(Instance& instance, const pintle_call& call, const pintle_message& message) override {
     child_->peer_.handle(instance, call, message);
   }
@@ -121,9 +110,7 @@ class RemoteHandler final : public Handler {
     child_->peer_.stream_credit(instance, id, credit);
   }
   void bindings(Instance&, uint32_t need, const std::vector<pintle_binding>& bindings) override {
-    FrameHead head;
-    head.kind = FrameKind::bindings;
-    head.code = need;
+    FrameHead head = frame_head(FrameKind::bindings, 0, need);
     std::string fixed;
     std::vector<std::string_view> texts;
     for (const pintle_binding& binding : bindings) {
@@ -139,9 +126,7 @@ class RemoteHandler final : public Handler {
 
  private:
   void step(Instance::Step step, uint64_t token) {
-    FrameHead head;
-    head.kind = FrameKind::step;
-    head.count = static_cast<uint32_t>(step);
+    FrameHead head = frame_head(FrameKind::step, 0, 0, static_cast<uint32_t>(step));
     child_->request(head, {}, [child = child_, token](Status status) {
       child->instance_.lifecycle_done(token, std::move(status));
     });
@@ -181,9 +166,7 @@ Status Isolated::launch(const ChildOptions& options, int child_socket) {
   pid_ = started->pid;
   pidfd_ = std::move(started->pidfd);
 
-  FrameHead hello;
-  hello.kind = FrameKind::hello;
-  hello.code = instance_.log_level;
+  FrameHead hello = frame_head(FrameKind::hello, 0, instance_.log_level);
   hello.time = limited ? 0 : memory;
   hello.count = static_cast<uint32_t>(options.plugin->libraries.size());
   const std::string names = pack({instance_.name(), instance_.key(), instance_.plugin(), options.plugin->file->path()});
@@ -296,10 +279,7 @@ void Isolated::ping() {
     if (!late && pinged_at_ != now) return;
   }
   if (late) return kill("its lane did not move for a second");
-  FrameHead head;
-  head.kind = FrameKind::ping;
-  head.id = pinged_;
-  peer_.post(head);
+  peer_.post(frame_head(FrameKind::ping, pinged_));
 }
 
 void Isolated::fetch_metrics(std::function<void()> done) {
@@ -323,9 +303,7 @@ void Isolated::fetch_metrics(std::function<void()> done) {
     }
     for (auto& function : wanted) function();
   });
-  FrameHead head;
-  head.kind = FrameKind::metrics;
-  peer_.post(head);
+  peer_.post(frame_head(FrameKind::metrics));
 }
 
 void Isolated::read_frames() {
@@ -411,9 +389,7 @@ void Isolated::take(Frame& frame) {
 
 /// What only this process can do for it.
 void Isolated::ask(Frame& frame) {
-  FrameHead told;
-  told.kind = FrameKind::told;
-  told.id = frame.head.id;
+  FrameHead told = frame_head(FrameKind::told, frame.head.id);
   Status outcome = invalid_argument("a request that does not add up");
   files::Descriptor result;
   std::vector<std::vector<std::string>> lists;
@@ -437,11 +413,7 @@ void Isolated::ask(Frame& frame) {
         node_.processes().start(request, [weak = weak_from_this()](int32_t pid, int status) {
           const std::shared_ptr<Isolated> self = weak.lock();
           if (self == nullptr) return;
-          FrameHead head;
-          head.kind = FrameKind::exited;
-          head.id = static_cast<uint64_t>(pid);
-          head.code = static_cast<uint32_t>(status);
-          self->peer_.post(head);
+          self->peer_.post(frame_head(FrameKind::exited, static_cast<uint64_t>(pid), static_cast<uint32_t>(status)));
         });
     outcome = started.status();
     if (started) {

@@ -28,8 +28,7 @@ void Peer::send_message(const FrameHead& head, std::span<const Bytes> before, co
 // ---- From here to there ------------------------------------------------------------------------------------------------------
 
 void Peer::handle(Instance&, const pintle_call& call, const pintle_message& message) {
-  FrameHead head;
-  head.kind = FrameKind::call;
+  FrameHead head = frame_head(FrameKind::call);
   head.mine = 1;
   head.id = call.call_id;
   head.method = call.method;
@@ -43,24 +42,21 @@ void Peer::handle(Instance&, const pintle_call& call, const pintle_message& mess
 }
 
 void Peer::cancelled(Instance&, uint64_t call_id) {
-  FrameHead head;
-  head.kind = FrameKind::cancel;
+  FrameHead head = frame_head(FrameKind::cancel);
   head.mine = 1;
   head.id = call_id;
   send(head);
 }
 
 void Peer::stream_message(Instance&, uint64_t call_id, const pintle_message& message) {
-  FrameHead head;
-  head.kind = FrameKind::message;
+  FrameHead head = frame_head(FrameKind::message);
   head.mine = 1;
   head.id = call_id;
   send_message(head, {}, message);
 }
 
 void Peer::stream_credit(Instance&, uint64_t call_id, uint32_t credit) {
-  FrameHead head;
-  head.kind = FrameKind::credit;
+  FrameHead head = frame_head(FrameKind::credit);
   head.mine = 1;
   head.id = call_id;
   head.count = credit;
@@ -70,10 +66,7 @@ void Peer::stream_credit(Instance&, uint64_t call_id, uint32_t credit) {
 void Peer::call_ended(void* context, uint64_t, const pintle_status* status, const pintle_message* reply) {
   auto* call = static_cast<Incoming*>(context);
   Peer& peer = *call->peer;
-  FrameHead head;
-  head.kind = FrameKind::completion;
-  head.id = call->remote_id;
-  head.code = status->code;
+  FrameHead head = frame_head(FrameKind::completion, call->remote_id, status->code);
   {
     std::lock_guard lock(peer.calls_lock_);
     peer.incoming_.erase(call->remote_id);
@@ -85,19 +78,12 @@ void Peer::call_ended(void* context, uint64_t, const pintle_status* status, cons
 
 void Peer::call_message(void* context, uint64_t, const pintle_message* message) {
   auto* call = static_cast<Incoming*>(context);
-  FrameHead head;
-  head.kind = FrameKind::message;
-  head.id = call->remote_id;
-  call->peer->send_message(head, {}, *message);
+  call->peer->send_message(frame_head(FrameKind::message, call->remote_id), {}, *message);
 }
 
 void Peer::call_credit(void* context, uint64_t, uint32_t credit) {
   auto* call = static_cast<Incoming*>(context);
-  FrameHead head;
-  head.kind = FrameKind::credit;
-  head.id = call->remote_id;
-  head.count = credit;
-  call->peer->send(head);
+  call->peer->send(frame_head(FrameKind::credit, call->remote_id, 0, credit));
 }
 
 void Peer::forget_calls() {

@@ -67,6 +67,15 @@ struct FrameHead {
   uint8_t trace[16] = {};
 };
 
+inline FrameHead frame_head(FrameKind kind, uint64_t id = 0, uint32_t code = 0, uint32_t count = 0) {
+  FrameHead head;
+  head.kind = kind;
+  head.id = id;
+  head.code = code;
+  head.count = count;
+  return head;
+}
+
 using Bytes = std::string_view;
 
 constexpr size_t max_inline = 64 << 10;
