@@ -83,6 +83,11 @@ void Containers::remark_once(const std::string& text) {
   if (remarked_.insert(text).second) host_.warn(text);
 }
 
+bool Containers::has_sandbox(const std::string& id) const {
+  return std::any_of(entries_.begin(), entries_.end(),
+                     [&](const auto& entry) { return entry.second->record.sandbox_id == id; });
+}
+
 void Containers::retire() {
   retiring_ = true;
   if (entries_.empty()) host_.retired();
@@ -151,7 +156,9 @@ Task<Result<runtime::v1::CreateContainerResponse>> Containers::create(
   const std::string id = request.container_id();
   if (!is_container_id(id))
     co_return invalid_argument("container id '" + id.substr(0, 100) + "' has to be 64 lowercase hexadecimal digits");
-  if (retiring_) co_return unavailable("this runtime instance is retiring and takes no new containers");
+  // A container that ended is started anew as another one: its pod stays with the runtime that has the others.
+  if (retiring_ && !has_sandbox(request.sandbox().id()))
+    co_return unavailable("this runtime instance is retiring and takes no containers of new pods");
   if (entries_.count(id)) co_return already_exists("container " + id + " exists already");
   const auto begin = std::chrono::steady_clock::now();
   const EntryPointer entry = std::make_shared<Entry>(host_);

@@ -40,7 +40,8 @@ class Containers {
 
   /// Takes over what is on the machine; before anything else.
   Task<Status> recover();
-  /// From now on nothing new is created; `host.retired()` is said when the last container is gone.
+  /// From now on containers are created only for sandboxes that have one here; `host.retired()` is said when the last container
+  /// is gone.
   void retire();
   size_t size() const { return entries_.size(); }
 
@@ -71,6 +72,7 @@ class Containers {
   void publish(const Entry& entry);
   void empty_trash_later();
   Task<void> empty_trash_now();
+  bool has_sandbox(const std::string& id) const;
   Result<EntryPointer> find(const std::string& id) const;
   static runtime::v1::Container describe(const Entry& entry);
   void remark_once(const std::string& text);

@@ -342,6 +342,7 @@ class NodeTest(unittest.TestCase):
             self.assertEqual(machine.leftovers(self.before), [], "something is left behind")
         except (AssertionError, OSError, AdminError, subprocess.SubprocessError):
             if not failed:
+                failed = True
                 raise
             print("clean-up failed as well", file=sys.stderr)
         finally:

@@ -15,6 +15,7 @@ import unittest
 
 import contained
 import pods
+import processes
 from node import NETWORK, RUNTIME, NodeTest, wait_for
 
 PODS = 20
@@ -165,6 +166,17 @@ class ProfileChange(NodeTest):
         changes = self.change("runtime-oci", runtime="runc")
         self.assertEqual({name: change["change"] for name, change in changes.items()}, {"runtime-oci": "replaced"})
         self.check_replacement("runtime-oci", RUNTIME)
+
+    @unittest.skipUnless(shutil.which("runc"), "runc is not installed")
+    def test_a_container_of_an_old_pod_is_started_anew_by_the_old_runtime(self):
+        self.run_pods(1)
+        self.change("runtime-oci", runtime="runc")
+        before = self.node.containers()
+        ended = next(container for container in before.values() if processes.read(f"/proc/{container.pid}/cmdline").split("\0")[1] == "ticks")
+        processes.kill_and_wait(ended.pid)
+        wait_for("another one runs in its place", lambda: len(self.node.containers()) == 2 and ended.id not in self.node.containers())
+        self.assertEqual({container.sandbox for container in self.node.containers().values()}, {ended.sandbox})
+        self.ask_all()
 
     def test_apply_of_the_same_profile_touches_nothing(self):
         self.run_pods(2)
