@@ -221,7 +221,7 @@ Result<VerifiedPlugin> Loader::verify(const std::string& path, bool allow_unsign
                              "; write allowUnsigned: true into the profile to trust it");
   Result<PluginFile> contents = read_plugin_file(out.file->bytes(), path);
   if (!contents) return contents.status();
-  out.file->unmap();
+  out.file = shared(std::move(out.file));
   out.contents = std::move(*contents);
   Result<Manifest> manifest = parse_manifest(out.contents.manifest, path);
   if (!manifest) return manifest.status();
@@ -243,13 +243,22 @@ Result<VerifiedPlugin> Loader::verify(const std::string& path, bool allow_unsign
       if (!known) return known.status();
       if (!*known && !allow_unsigned)
         return permission_denied((*found)->path() + ": not signed by this release, but " + path + " needs it");
-      (*found)->unmap();
-      out.libraries.push_back(*found);
+      out.libraries.push_back(shared(std::move(*found)));
       break;
     }
     if (!last.is_ok()) return last;
   }
   return out;
+}
+
+/// The file of these bytes that somebody holds already, if there is one: most plugins need the same library.
+std::shared_ptr<SealedFile> Loader::shared(std::shared_ptr<SealedFile> file) {
+  file->unmap();
+  std::lock_guard lock(lock_);
+  std::weak_ptr<SealedFile>& known = known_[file->sha256()];
+  if (std::shared_ptr<SealedFile> held = known.lock()) return held;
+  known = file;
+  return file;
 }
 
 Result<const pintle_plugin*> Loader::load(const VerifiedPlugin& plugin) {

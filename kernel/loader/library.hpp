@@ -89,6 +89,7 @@ class Loader {
   Status read_trust();
   /// 1: listed with this hash, 0: not listed, or an error.
   Result<bool> is_listed(const SealedFile& file);
+  std::shared_ptr<SealedFile> shared(std::shared_ptr<SealedFile> file);
 
   const std::string plugin_directory_, public_key_;
   mutable std::mutex trust_lock_;  // of the two below
@@ -101,7 +102,8 @@ class Loader {
     const pintle_plugin* entry;
   };
   std::map<std::string, Loaded> loaded_;                          // by plugin id
-  std::map<std::string, std::shared_ptr<SealedFile>> libraries_;  // by hash
+  std::map<std::string, std::shared_ptr<SealedFile>> libraries_;  // loaded ones, by hash
+  std::map<std::string, std::weak_ptr<SealedFile>> known_;        // verified ones, by hash
 };
 
 /// `data` signed by Ed25519 with `private_key` (PEM); 64 bytes.
