@@ -597,7 +597,12 @@ TEST_P(ContainersTest, ADamagedRecordCostsItsContainerOnly) {
 TEST_P(ContainersTest, ARetiringInstanceServesWhatItOwnsAndThenRetires) {
   const std::string id = run("exec sleep 1000");
   ASSERT_TRUE(node_->retire(*plugin_).is_ok());
-  EXPECT_EQ(create(request("true")).code(), Code::unavailable);
+  CreateContainerRequest of_a_new_pod = request("true");
+  of_a_new_pod.mutable_sandbox()->set_id(std::string(64, 'f'));
+  EXPECT_EQ(create(of_a_new_pod).code(), Code::unavailable);
+  const CreateContainerRequest of_its_own_pod = request("true");
+  EXPECT_TRUE(create(of_its_own_pod).is_ok());
+  EXPECT_TRUE(remove(of_its_own_pod.container_id()).is_ok());
   EXPECT_EQ(exec(id, "echo still").output, "still\n");
   EXPECT_FALSE(plugin_->said_retired());
   ASSERT_TRUE(remove(id).is_ok());
