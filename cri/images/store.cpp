@@ -18,7 +18,7 @@ using files::Durability;
 using files::Lock;
 
 constexpr char kRecords[] = "images.json";
-constexpr char kPrevious[] = "images.json.previous";
+constexpr char kCopy[] = "images.json.copy";
 constexpr char kStoreLock[] = "store.lock";
 constexpr char kLeasesLock[] = "leases.lock";
 constexpr size_t kShortestPrefix = 3;
@@ -167,13 +167,11 @@ Status Store::write_records(const Records& records) {
                                   {"references", json::value_from(record.references)},
                                   {"loadedAt", record.loaded_at}});
   }
-  unlinkat(root_.get(), kPrevious, 0);
-  if (linkat(root_.get(), kRecords, root_.get(), kPrevious, 0) != 0 && errno != ENOENT) {
-    return status_from_errno(errno, "keep the version before of images.json");
-  }
-  return files::write_file(root_.get(), kRecords,
-                           json::serialize(json::object{{"version", 1}, {"images", std::move(images)}}) + "\n",
-                           Durability::synced);
+  const std::string text = json::serialize(json::object{{"version", 1}, {"images", std::move(images)}}) + "\n";
+  if (Status status = files::write_file(root_.get(), kRecords, text, Durability::synced); !status) return status;
+  // The records are kept already: a copy that could not be written is written at the next chance.
+  (void)files::write_file(root_.get(), kCopy, text, Durability::synced);
+  return {};
 }
 
 Result<std::shared_ptr<const Image>> Store::image_of(const Record& record) {
@@ -463,16 +461,19 @@ Status Store::recover() {
     }
   }
 
-  auto records = read_records();
-  bool changed = false;
-  if (!records) {
-    if (records.status().code() != Code::data_loss) return records.status();
+  auto newest = files::read_file(root_.get(), kRecords), copy = files::read_file(root_.get(), kCopy);
+  if (!newest && newest.status().code() != Code::not_found) return newest.status();
+  Result<Records> records = newest ? parse_records(*newest) : Result<Records>(data_loss("images.json is missing"));
+  bool changed = !copy || (newest && *copy != *newest);
+  if (!newest && !copy) {
+    records = Records();  // a new store
+    changed = false;
+  } else if (!records) {
     if (Status status = set_aside(root_.get(), kRecords, records.status().message()); !status) return status;
-    auto previous = files::read_file(root_.get(), kPrevious);
-    records = previous ? parse_records(*previous) : Result<Records>(Records());
+    records = copy ? parse_records(*copy) : Result<Records>(Records());
     if (!records) records = Records();
-    warnings_.push_back("image store " + path_ + ": the version before was taken with " +
-                        std::to_string(records->size()) + " images; load again what is missing");
+    warnings_.push_back("image store " + path_ + ": its copy was taken with " + std::to_string(records->size()) +
+                        " images");
     changed = true;
   }
   for (auto item = records->begin(); item != records->end();) {
@@ -518,7 +519,9 @@ Status Store::recover() {
     changed = true;
   }
   if (changed) {
-    if (Status status = write_records(*records); !status) return status;
+    Status status = write_records(*records);
+    // Whoever only lacks the copy goes on with a full disk.
+    if (!status && status.code() != Code::resource_exhausted) return status;
   }
   return sweep(*records);
 }

@@ -3,8 +3,9 @@
 /// The image store: a content-addressed folder that several instances of a runtime plugin share.
 ///
 ///     <store>/
-///       images.json              which images there are and their references; replaced whole, synced, the version
-///       before kept blobs/sha256/<digest>    manifests, configs, layers as they came (compressed or not)
+///       images.json              which images there are and their references; replaced whole and synced
+///       images.json.copy         the same once more: whichever is damaged, the other serves
+///       blobs/sha256/<digest>    manifests, configs, layers as they came (compressed or not)
 ///       snapshots/<chain id>/fs  layers unpacked, ready to be stacked by overlayfs (snapshots.hpp)
 ///       leases/<container>       who uses which image; a small file for each container
 ///       ingest/<random>/         a load under way, locked by its maker

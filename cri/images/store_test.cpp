@@ -210,15 +210,28 @@ TEST_F(StoreTest, AMissingSnapshotIsUnpackedAgainWhenItIsNeeded) {
   EXPECT_EQ(*files::read_file(root->lower[0] + "/etc/content"), "one");
 }
 
-TEST_F(StoreTest, ATruncatedRecordFallsBackToTheOneBefore) {
-  const Digest id = load(image("one", "web:1"))->front()->id;
-  ASSERT_TRUE(load(image("two", "two:1")).is_ok());
+TEST_F(StoreTest, TruncatedRecordsAreTakenFromTheirCopy) {
   const std::string path = scratch_.path() + "/store/images.json";
-  std::filesystem::resize_file(path, 20);
+  ASSERT_TRUE(load(image("one", "web:1")).is_ok());
+  for (const uintmax_t size : {20, 0}) {
+    std::filesystem::resize_file(path, size);
+    reopen();
+    EXPECT_FALSE(store_->warnings().empty());
+    EXPECT_TRUE(*store_->find("web:1"));
+  }
+  EXPECT_EQ(count("damaged"), 2u);
+  std::filesystem::remove(path);
   reopen();
-  EXPECT_FALSE(store_->warnings().empty());
-  EXPECT_TRUE(*store_->find(id.to_string()));
-  EXPECT_EQ(count("damaged"), 1u);
+  EXPECT_TRUE(*store_->find("web:1"));
+}
+
+TEST_F(StoreTest, ADamagedCopyIsWrittenAgain) {
+  ASSERT_TRUE(load(image("one", "web:1")).is_ok());
+  const std::string path = scratch_.path() + "/store/images.json";
+  std::filesystem::resize_file(path + ".copy", 20);
+  reopen();
+  EXPECT_EQ(*files::read_file(path), *files::read_file(path + ".copy"));
+  EXPECT_TRUE(store_->warnings().empty());
 }
 
 TEST_F(StoreTest, TruncatedBlobsAreSetAsideAndLoadedAgain) {
