@@ -10,6 +10,7 @@
 #include <boost/json.hpp>
 #include <cerrno>
 #include <set>
+#include <thread>
 
 #include "cri/images/overlay.hpp"
 #include "cri/oci/users.hpp"
@@ -285,6 +286,15 @@ void kill_stray_monitors(const Node& node, const std::vector<std::string>& known
     if (!handle.valid() || id.empty() || std::find(known.begin(), known.end(), id) != known.end()) continue;
     syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0);
   }
+}
+
+void discard_cgroups(const Node& node) {
+  for (int attempt = 0; attempt < 50; ++attempt) {
+    node.cgroups.discard(node.monitors_cgroup());
+    if (!node.cgroups.exists(node.monitors_cgroup())) break;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+  node.cgroups.discard(node.settings.cgroup_parent);
 }
 
 Status sweep(const Node& node, images::Store& store, const std::vector<std::string>& known) {

@@ -55,4 +55,8 @@ Status sweep(const Node& node, images::Store& store, const std::vector<std::stri
 /// Sends SIGKILL to monitors of this instance's containers that are not in `known`.
 void kill_stray_monitors(const Node& node, const std::vector<std::string>& known);
 
+/// When no container is left: takes away the cgroups above them, unless others use them. Waits a quarter of a second at most for
+/// monitors that are ending.
+void discard_cgroups(const Node& node);
+
 }  // namespace pintle::runtime_oci

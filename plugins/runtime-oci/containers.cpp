@@ -205,6 +205,11 @@ Task<Status> Containers::run_monitor(EntryPointer entry, const Prepared& prepare
   Command command = monitor_command(*node_, prepared);
   command.descriptors = {-1, -1, complaints.get(), writing.get()};
   Result<Process> monitor = host_.spawn(command);
+  if (!monitor && monitor.status().code() == Code::not_found) {
+    // Another instance that stopped has just discarded the monitors' cgroup, which was empty.
+    if (Status status = node_->cgroups.create(node_->monitors_cgroup()); !status) co_return status;
+    monitor = host_.spawn(command);
+  }
   if (!monitor) co_return monitor.status().with_context("start the container's monitor");
   writing.reset();
   entry->record.monitor.pid = monitor->pid();

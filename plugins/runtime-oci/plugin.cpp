@@ -274,6 +274,15 @@ class RuntimeOci final : public Plugin {
     co_return co_await std::move(bringing);
   }
 
+  Task<Status> stop() override {
+    if (!parts_.containers || parts_.containers->size() != 0) co_return Status::ok();
+    Task<Status> discarding = host().blocking([node = parts_.node] {
+      discard_cgroups(*node);
+      return Status::ok();
+    });
+    co_return co_await std::move(discarding);
+  }
+
   Task<Status> retire() override {
     is_retired_ = true;
     if (parts_.containers) {

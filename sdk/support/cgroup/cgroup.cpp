@@ -263,6 +263,13 @@ std::string Layout::unified_folder(std::string_view path) const {
 
 Status Layout::create(std::string_view path) const {
   if (Status status = check_path(path); !status) return status;
+  Status status = create_once(path);
+  // Somebody may have discarded an empty parent meanwhile.
+  if (status.code() == Code::not_found) status = create_once(path);
+  return status;
+}
+
+Status Layout::create_once(std::string_view path) const {
   std::vector<std::string> made;
   Status status;
   for (const Hierarchy& hierarchy : hierarchies_) {
@@ -498,6 +505,11 @@ Status Layout::remove(std::string_view path, unsigned patience_ms) const {
     if (Status status = remove_folder(folder, patience_ms); !status && first) first = status;
   }
   return first;
+}
+
+void Layout::discard(std::string_view path) const {
+  if (!check_path(path)) return;
+  for (const std::string& folder : folders(path)) rmdir(folder.c_str());
 }
 
 uint64_t weight_of_shares(uint64_t shares) {

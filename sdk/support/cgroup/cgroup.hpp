@@ -121,8 +121,12 @@ class Layout {
   /// Removes the cgroup and those below it, in all hierarchies. Waits at most `patience_ms` for processes that are
   /// ending. Success if it is gone. Goes on after an error and reports the first.
   Status remove(std::string_view path, unsigned patience_ms = 200) const;
+  /// Removes the cgroup where it holds nothing: no process, no cgroup below. Others are left alone without a word.
+  void discard(std::string_view path) const;
 
  private:
+  Status create_once(std::string_view path) const;
+
   Mode mode_ = Mode::v2;
   std::vector<Hierarchy> hierarchies_;
 };
