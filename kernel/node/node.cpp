@@ -14,6 +14,8 @@ namespace {
 
 namespace json = boost::json;
 
+constexpr int64_t patience_ms = 10'000;  // with a provider that is on its way
+
 bool is_up(UnitState state) { return state == UnitState::running || state == UnitState::retiring; }
 bool is_between(UnitState state) {
   return state == UnitState::created || state == UnitState::starting || state == UnitState::draining;
@@ -181,45 +183,61 @@ void Node::start(NodePlan plan, Done done) {
   });
 }
 
-std::vector<Unit*> Node::providers_of(const Unit& unit, size_t index) {
-  const Need& need = unit.plugin->manifest.needs[index];
-  std::vector<Unit*> out;
-  const auto provides = [&](const Unit& other) {
-    if (&other == &unit || !other.plugin || !is_up(other.state)) return false;
-    const auto& all = other.plugin->manifest.provides;
-    return std::any_of(all.begin(), all.end(), [&](const Provided& p) { return p.interface == need.interface; });
-  };
+bool Node::answers(const Unit& other, const Unit& unit, size_t index) const {
+  if (&other == &unit || other.candidate || !other.plugin) return false;
+  const auto& all = other.plugin->manifest.provides;
+  const std::string& interface = unit.plugin->manifest.needs[index].interface;
+  if (std::none_of(all.begin(), all.end(), [&](const Provided& p) { return p.interface == interface; })) return false;
   const auto wired = wiring_.providers.find(unit.plan.name);
-  const bool in_plan = wired != wiring_.providers.end() && index < wired->second.size();
-  for (Unit& other : units_) {
-    if (!provides(other) || other.retiring || other.candidate) continue;
-    if (in_plan) {
-      const auto& names = wired->second[index];
-      if (std::find(names.begin(), names.end(), other.plan.name) == names.end()) continue;
-    }
-    out.push_back(&other);
-  }
+  if (wired == wiring_.providers.end() || index >= wired->second.size()) return true;
+  const auto& names = wired->second[index];
   // A need that nobody granted gets nobody, retiring or not.
-  if (in_plan && wired->second[index].empty() && !unit.plugin->is_signed) return out;
-  for (Unit& other : units_)
-    if (provides(other) && other.retiring) out.push_back(&other);
+  if (other.retiring) return !names.empty() || unit.plugin->is_signed;
+  return std::find(names.begin(), names.end(), other.plan.name) != names.end();
+}
+
+std::vector<Unit*> Node::providers_of(const Unit& unit, size_t index) {
+  std::vector<Unit*> out;
+  for (const bool retiring : {false, true})
+    for (Unit& other : units_)
+      if (other.retiring == retiring && is_up(other.state) && answers(other, unit, index)) out.push_back(&other);
   return out;
 }
 
-bool Node::may_start(const Unit& unit, std::string& why_not) {
-  if (!unit.plugin) return true;  // verified first, then looked at again
+const Unit* Node::coming_provider(const Unit& unit, size_t index) const {
+  for (const Unit& other : units_) {
+    const bool up_next = other.state == UnitState::created || other.state == UnitState::starting ||
+                         (other.state == UnitState::loaded && !(other.retiring && !other.reason.empty()));
+    if (up_next && other.wanted && !other.finished && other.failures == 0 &&
+        wall_clock_ms() - other.since < patience_ms && answers(other, unit, index))
+      return &other;
+  }
+  return nullptr;
+}
+
+Node::Readiness Node::may_start(const Unit& unit, std::string& why_not) {
+  if (!unit.plugin) return Readiness::ready;  // verified first, then looked at again
   const auto& needs = unit.plugin->manifest.needs;
+  auto readiness = Readiness::ready;
   for (size_t i = 0; i < needs.size(); ++i) {
-    if (needs[i].when != When::start || !providers_of(unit, i).empty()) continue;
+    if (needs[i].when != When::start) continue;
+    const bool has_provider = !providers_of(unit, i).empty();
+    // Whoever starts compares what it knows with what its providers own: one that comes a moment later is not gone.
+    const Unit* coming = coming_provider(unit, i);
+    if (has_provider && (coming == nullptr || (!needs[i].many && !coming->retiring))) continue;
     why_not = "waits for its need " + needs[i].name + " (" + needs[i].interface + ")";
     const auto wired = wiring_.providers.find(unit.plan.name);
-    if (wired != wiring_.providers.end() && i < wired->second.size())
+    if (coming != nullptr) {
+      why_not += "; " + coming->key + " is " + unit_state_name(coming->state);
+    } else if (wired != wiring_.providers.end() && i < wired->second.size()) {
       for (const std::string& name : wired->second[i])
         if (const Unit* provider = active(name); provider != nullptr)
           why_not += "; " + name + " is " + unit_state_name(provider->state);
-    return false;
+    }
+    if (!has_provider) return Readiness::waits;
+    readiness = Readiness::soon;
   }
-  return true;
+  return readiness;
 }
 
 bool Node::is_needed(const Unit& unit) {
@@ -267,7 +285,9 @@ void Node::converge_now() {
         continue;
       }
       std::string why_not;
-      if (may_start(*unit, why_not)) {
+      const Readiness readiness = may_start(*unit, why_not);
+      if (readiness == Readiness::soon) wake = std::min(wake, now + 1'000'000'000);  // patience ends without an event
+      if (readiness == Readiness::ready) {
         bring_up(*unit);
       } else if (unit->reason != why_not) {
         set_state(*unit, UnitState::loaded, why_not);

@@ -192,7 +192,11 @@ class Node final : public Services {
   void retire(Unit& unit);
   void replace(const PlannedInstance& plan, Unit& former, std::shared_ptr<Change> change, std::function<void()> done);
   std::vector<Unit*> providers_of(const Unit& unit, size_t need);
-  bool may_start(const Unit& unit, std::string& why_not);
+  enum class Readiness { ready, soon, waits };
+  Readiness may_start(const Unit& unit, std::string& why_not);
+  bool answers(const Unit& other, const Unit& unit, size_t need) const;
+  /// One who will answer this need and is on its first way up.
+  const Unit* coming_provider(const Unit& unit, size_t need) const;
   bool is_needed(const Unit& unit);
 
   const NodeOptions options_;

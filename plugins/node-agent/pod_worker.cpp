@@ -18,7 +18,8 @@ namespace {
 
 constexpr seconds kQuickCall{10}, kMakeCall{120}, kStopSlack{60};
 constexpr seconds kRetryAfterError{1};
-constexpr seconds kLookForImage{10};  // while it is missing: somebody may load it
+constexpr seconds kUnknownPatience{60};  // with a container of which the runtime cannot tell what it does
+constexpr seconds kLookForImage{10};     // while it is missing: somebody may load it
 constexpr BackoffSettings kSandboxBackoff{milliseconds(500), seconds(30), std::chrono::minutes(1)};
 constexpr size_t kRememberedCalls = 64;
 
@@ -438,14 +439,24 @@ Task<std::optional<WallTime>> PodWorker::sync_container(PodRun& run, PodRun::Con
     const cri::ContainerStatus newest = container.statuses.front();
     switch (newest.state()) {
       case cri::CONTAINER_RUNNING:
+        container.unknown_since.reset();
         co_return std::nullopt;
       case cri::CONTAINER_EXITED:
+        container.unknown_since.reset();
         if (!wants_to_run(run, container)) {
           container.waiting = {};
           co_return std::nullopt;
         }
         ended = wall_time(newest.finished_at());
         break;
+      case cri::CONTAINER_UNKNOWN: {
+        // Nobody can tell at present, as while its runtime comes up: it may well run, and must not be stopped for that.
+        const WallTime since = container.unknown_since.value_or(WallClock::now());
+        container.unknown_since = since;
+        run.must_refresh = true;
+        if (WallClock::now() < since + kUnknownPatience) co_return WallClock::now() + kRetryAfterError;
+        [[fallthrough]];
+      }
       default: {
         // Made but never started, or lost: an interrupted start. It makes room for the next attempt.
         Task<Status> stopping = stop_container(newest.id(), run.grace_seconds);

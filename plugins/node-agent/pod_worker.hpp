@@ -74,6 +74,7 @@ struct PodRun {
     Waiting waiting;
     Backoff restart_backoff, image_backoff;
     std::optional<WallTime> failed, image_failed;  ///< when it could last not be made, its image not be had
+    std::optional<WallTime> unknown_since;         ///< its runtime cannot tell what it does
   };
 
   std::string uid;
