@@ -20,7 +20,7 @@ from node import NodeTest, wait_for
 
 def find_crictl():
     peers = os.environ.get("PINTLE_PEERS") or os.path.expanduser("~/.cache/pintle-peers")
-    for path in (os.environ.get("PINTLE_CRICTL", ""), os.path.join(peers, "crictl"), os.path.expanduser("~/.cache/critest/bin/crictl")):
+    for path in (os.environ.get("PINTLE_CRICTL", ""), os.path.join(peers, "crictl")):
         if path and os.access(path, os.X_OK):
             return path
     return None
