@@ -158,6 +158,7 @@ class Daemon {
         case Events::Kind::reexec: {
           sd_notify(0, "RELOADING=1");
           node_.say(PINTLE_LOG_INFO, "replacing itself by the binary on disk");
+          server.reset();  // whoever connects from now on is the successor's
           stop_node();
           Status failed = hand_over(node_.listeners(), node_.processes(), arguments);
           return refuse(failed);  // systemd starts it again; the sockets are lost

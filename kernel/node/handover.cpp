@@ -1,6 +1,7 @@
 #include "kernel/node/handover.hpp"
 
 #include <fcntl.h>
+#include <linux/close_range.h>
 #include <signal.h>
 #include <sys/mman.h>
 #include <systemd/sd-daemon.h>
@@ -30,6 +31,9 @@ std::string own_path() {
 }  // namespace
 
 Status hand_over(Listeners& listeners, Processes& processes, char** arguments) {
+  // A connection that some library accepted without close-on-exec would stay open with nobody behind it: its client would wait
+  // for ever instead of connecting again.
+  if (close_range(3, ~0U, CLOSE_RANGE_CLOEXEC) != 0) return status_from_errno(errno, "close_range");
   std::string text;
   for (const Listeners::Socket& socket : listeners.list()) {
     fcntl(socket.descriptor, F_SETFD, 0);
