@@ -66,7 +66,7 @@ up() {
   mkdir -p "$build"
   [ -f "$build/build.ninja" ] || cmake --preset release -B "$build" >"$build/configure.log" 2>&1 ||
     { tail -30 "$build/configure.log" >&2; fail "cmake refused the tree; see $build/configure.log"; }
-  ninja -C "$build" >"$build/build.log" 2>&1 || { grep -A20 -m1 FAILED "$build/build.log" >&2; fail "the build failed; see $build/build.log"; }
+  ninja -C "$build" product >"$build/build.log" 2>&1 || { grep -A20 -m1 FAILED "$build/build.log" >&2; fail "the build failed; see $build/build.log"; }
 
   # The package is made anew only when something that it holds has changed.
   local hash
