@@ -668,7 +668,8 @@ TEST_P(ContainersTest, AKilledOwnerLosesNothingAndLeaksNothing) {
     finish();
     const pid_t owner = fork();
     if (owner == 0) {
-      // Makes and removes containers until it is killed, at whatever it is doing then.
+      // Makes and removes containers until it is killed, at whatever it is doing then. What it leaves goes with the ground.
+      setenv("TMPDIR", ground_->path.c_str(), 1);
       begin();
       for (;;) {
         const CreateContainerRequest wanted = request("exec sleep 1000");
