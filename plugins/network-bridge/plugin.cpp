@@ -8,13 +8,13 @@
 #include <chrono>
 #include <pintle/plugin.hpp>
 
+#include "cni/bridge/bridge_network.hpp"
 #include "pintle/network.pintle.hpp"
-#include "plugins/network-bridge/bridge_network.hpp"
 
 namespace {
 
 using namespace pintle;
-using namespace pintle::network_bridge;
+using namespace pintle::bridge;
 using namespace std::chrono_literals;
 namespace api = pintle::network::v1;
 

@@ -1,10 +1,10 @@
 // The plugin as the host sees it: loaded from its file, in messages.
+#include "cni/bridge/testing/bridge_fixture.hpp"
 #include "pintle/network.pintle.hpp"
-#include "plugins/network-bridge/testing/bridge_fixture.hpp"
 #include "sdk/testkit/contract.hpp"
 #include "sdk/testkit/fake_node.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 namespace {
 
 using namespace pintle::network::v1;
@@ -211,4 +211,4 @@ TEST_F(PluginTest, AnInstanceThatOwnsNothingRetiresAtOnce) {
 }
 
 }  // namespace
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

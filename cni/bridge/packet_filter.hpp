@@ -15,10 +15,10 @@
 #include <string>
 #include <vector>
 
-#include "plugins/network-bridge/registry.hpp"
+#include "cni/bridge/registry.hpp"
 #include "sdk/support/nftables/nftables.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 
 inline constexpr std::string_view kTableName = "pintle-network-bridge";
 
@@ -39,4 +39,4 @@ bool concerns_packet_filter(const nftables::Change& change, const std::set<std::
 std::vector<std::string> packet_filter_problems(netlink::Socket& socket,
                                                 const std::vector<Registration>& registrations);
 
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

@@ -1,4 +1,4 @@
-#include "plugins/network-bridge/attachments.hpp"
+#include "cni/bridge/attachments.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
@@ -6,7 +6,7 @@
 #include <filesystem>
 #include <fstream>
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 namespace {
 
 using netlink::IpAddress;
@@ -114,4 +114,4 @@ TEST(Records, DamagedOnesAreSetAsideAndLeftoversRemoved) {
 }
 
 }  // namespace
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

@@ -1,10 +1,10 @@
 #include <cstdlib>
 
-#include "plugins/network-bridge/attachments.hpp"
+#include "cni/bridge/attachments.hpp"
 
 /// Anybody may write a link's alias, and a record may be damaged in any way: what is read is written and read back as the same.
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
-  using namespace pintle::network_bridge;
+  using namespace pintle::bridge;
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   (void)read_mark(text);
   const auto record = read_record(text);

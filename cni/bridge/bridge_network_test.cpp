@@ -1,11 +1,11 @@
-#include "plugins/network-bridge/bridge_network.hpp"
+#include "cni/bridge/bridge_network.hpp"
 
 #include <chrono>
 #include <fstream>
 
-#include "plugins/network-bridge/testing/bridge_fixture.hpp"
+#include "cni/bridge/testing/bridge_fixture.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 namespace {
 
 using ::testing::ContainsRegex;
@@ -430,4 +430,4 @@ TEST_F(BridgeNetworkTest, TimesArePrinted) {
 }
 
 }  // namespace
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

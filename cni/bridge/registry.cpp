@@ -1,4 +1,4 @@
-#include "plugins/network-bridge/registry.hpp"
+#include "cni/bridge/registry.hpp"
 
 #include <sys/stat.h>
 #include <unistd.h>
@@ -8,7 +8,7 @@
 
 #include "sdk/support/netlink/namespaces.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 namespace {
 
 namespace json = boost::json;
@@ -193,4 +193,4 @@ Status Registry::save_settings(const std::map<std::string, Setting>& settings) {
       .with_context("remember sysctls");
 }
 
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

@@ -1,4 +1,4 @@
-#include "plugins/network-bridge/config.hpp"
+#include "cni/bridge/config.hpp"
 
 #include <sys/socket.h>
 
@@ -7,7 +7,7 @@
 
 #include "sdk/support/netlink/links.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 namespace {
 
 namespace json = boost::json;
@@ -84,4 +84,4 @@ Result<Config> parse_config(std::string_view text) {
   return config;
 }
 
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

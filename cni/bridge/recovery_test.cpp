@@ -5,10 +5,10 @@
 #include <fstream>
 #include <random>
 
-#include "plugins/network-bridge/testing/bridge_fixture.hpp"
-#include "plugins/network-bridge/testing/kill_points.hpp"
+#include "cni/bridge/testing/bridge_fixture.hpp"
+#include "cni/bridge/testing/kill_points.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 namespace {
 
 using ::testing::HasSubstr;
@@ -301,4 +301,4 @@ TEST_F(RecoveryTest, ConcurrentCallsAreKeptApart) {
 }
 
 }  // namespace
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

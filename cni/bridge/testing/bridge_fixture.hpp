@@ -15,10 +15,10 @@
 #include <string>
 #include <vector>
 
-#include "plugins/network-bridge/bridge_network.hpp"
+#include "cni/bridge/bridge_network.hpp"
 #include "sdk/support/netlink/testing/namespaces.hpp"
 
-namespace pintle::network_bridge::testing {
+namespace pintle::bridge::testing {
 
 /// What a command of the system prints: another program's view of the machine.
 inline std::string output_of(const std::string& command) {
@@ -160,4 +160,4 @@ class BridgeTest : public netlink::testing::NamespaceTest {
   std::vector<std::string> notices_;
 };
 
-}  // namespace pintle::network_bridge::testing
+}  // namespace pintle::bridge::testing

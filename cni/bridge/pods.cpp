@@ -3,10 +3,10 @@
 
 #include <algorithm>
 
-#include "plugins/network-bridge/bridge_network.hpp"
+#include "cni/bridge/bridge_network.hpp"
 #include "sdk/support/netlink/namespaces.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 namespace {
 
 using netlink::Batch;
@@ -308,4 +308,4 @@ void BridgeNetwork::inspect_pod(const Attachment& attachment, Inspection& inspec
   if (!status) problems.push_back(status.message());
 }
 
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

@@ -9,7 +9,7 @@
 
 #include "cni/ipam/address_pool.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 
 struct Config {
   std::string bridge = "pintle0";
@@ -25,4 +25,4 @@ struct Config {
 /// that are too small or overlap.
 Result<Config> parse_config(std::string_view json);
 
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

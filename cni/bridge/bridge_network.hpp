@@ -49,14 +49,14 @@
 #include <string>
 #include <vector>
 
+#include "cni/bridge/attachments.hpp"
+#include "cni/bridge/config.hpp"
+#include "cni/bridge/registry.hpp"
 #include "cni/ipam/address_pool.hpp"
-#include "plugins/network-bridge/attachments.hpp"
-#include "plugins/network-bridge/config.hpp"
-#include "plugins/network-bridge/registry.hpp"
 #include "sdk/support/netlink/addresses.hpp"
 #include "sdk/support/netlink/routes.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 
 struct Directories {
   std::string state;   ///< this instance's own
@@ -204,4 +204,4 @@ class BridgeNetwork {
   std::atomic<size_t> detached_count_ = 0;
 };
 
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

@@ -1,4 +1,4 @@
-#include "plugins/network-bridge/packet_filter.hpp"
+#include "cni/bridge/packet_filter.hpp"
 
 #include <linux/netfilter/nf_nat.h>
 #include <linux/netfilter_ipv4.h>
@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <set>
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 namespace {
 
 using namespace nftables;
@@ -188,4 +188,4 @@ std::vector<std::string> packet_filter_problems(Socket& socket, const std::vecto
   return problems;
 }
 
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

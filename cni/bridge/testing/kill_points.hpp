@@ -10,7 +10,7 @@
 
 #include <functional>
 
-namespace pintle::network_bridge::testing {
+namespace pintle::bridge::testing {
 
 /// Runs `prepare`, then `action`, in a child, and kills the child before system call number `point` of the action, in whichever of its
 /// threads that is. False if the action ended before it came to that. `action` says whether it succeeded.
@@ -55,4 +55,4 @@ inline bool kill_at(int point, const std::function<void()>& prepare, const std::
   }
 }
 
-}  // namespace pintle::network_bridge::testing
+}  // namespace pintle::bridge::testing

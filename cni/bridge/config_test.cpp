@@ -1,10 +1,10 @@
-#include "plugins/network-bridge/config.hpp"
+#include "cni/bridge/config.hpp"
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/socket.h>
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 namespace {
 
 using ::testing::HasSubstr;
@@ -57,4 +57,4 @@ TEST(Config, ARefusalNamesTheKeyAndTheReason) {
 }
 
 }  // namespace
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

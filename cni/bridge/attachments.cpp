@@ -1,4 +1,4 @@
-#include "plugins/network-bridge/attachments.hpp"
+#include "cni/bridge/attachments.hpp"
 
 #include <unistd.h>
 
@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <sstream>
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 namespace {
 
 namespace json = boost::json;
@@ -151,4 +151,4 @@ Status Records::remove(const Attachment& attachment) {
   return status_from_errno(errno, "remove " + path_ + "/" + record_name(attachment));
 }
 
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

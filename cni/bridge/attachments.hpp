@@ -18,7 +18,7 @@
 #include "sdk/support/files/files.hpp"
 #include "sdk/support/netlink/links.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 
 struct Attachment {
   std::string sandbox;
@@ -70,4 +70,4 @@ class Records {
   std::string path_;
 };
 
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

@@ -1,4 +1,4 @@
-#include "plugins/network-bridge/bridge_network.hpp"
+#include "cni/bridge/bridge_network.hpp"
 
 #include <linux/netconf.h>
 #include <linux/rtnetlink.h>
@@ -8,10 +8,10 @@
 #include <chrono>
 #include <thread>
 
-#include "plugins/network-bridge/packet_filter.hpp"
+#include "cni/bridge/packet_filter.hpp"
 #include "sdk/support/netlink/namespaces.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 namespace {
 
 using netlink::Batch;
@@ -602,4 +602,4 @@ size_t BridgeNetwork::reap() {
   return deleted;
 }
 
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge

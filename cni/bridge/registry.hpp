@@ -15,10 +15,10 @@
 #include <string>
 #include <vector>
 
-#include "plugins/network-bridge/config.hpp"
+#include "cni/bridge/config.hpp"
 #include "sdk/support/files/files.hpp"
 
-namespace pintle::network_bridge {
+namespace pintle::bridge {
 
 struct Registration {
   std::string key;
@@ -65,4 +65,4 @@ class Registry {
   std::string path_;
 };
 
-}  // namespace pintle::network_bridge
+}  // namespace pintle::bridge
