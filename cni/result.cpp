@@ -2,6 +2,8 @@
 
 #include <boost/json.hpp>
 
+#include "cni/protocol.hpp"
+
 namespace pintle::cni {
 namespace {
 
@@ -121,8 +123,8 @@ json::array to_json(const std::vector<std::string>& texts) { return json::array(
 
 }  // namespace
 
-json::object to_json(const AddResult& result) {
-  json::object object{{"cniVersion", "1.0.0"}};
+json::object to_json(const AddResult& result, std::string_view version) {
+  json::object object{{"cniVersion", version}};
   json::array interfaces;
   for (const ResultInterface& interface : result.interfaces) {
     json::object item{{"name", interface.name}, {"mac", netlink::to_string(interface.mac)}};
@@ -133,6 +135,7 @@ json::object to_json(const AddResult& result) {
   json::array ips;
   for (const ResultIp& ip : result.ips) {
     json::object item{{"address", ip.address.to_string()}};
+    if (!is_at_least(version, "1.0.0")) item["version"] = ip.address.address().is_v6() ? "6" : "4";
     if (ip.gateway) item["gateway"] = ip.gateway->to_string();
     if (ip.interface) item["interface"] = *ip.interface;
     ips.push_back(std::move(item));

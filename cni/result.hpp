@@ -10,6 +10,7 @@
 #include <optional>
 #include <pintle/status.hpp>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "sdk/support/netlink/ip.hpp"
@@ -54,8 +55,8 @@ struct AddResult {
   bool operator==(const AddResult&) const = default;
 };
 
-/// With "cniVersion": "1.0.0"; empty lists and texts are left out.
-boost::json::object to_json(const AddResult& result);
+/// As a version of the specification writes it (protocol.hpp, kVersions); empty lists and texts are left out.
+boost::json::object to_json(const AddResult& result, std::string_view version = "1.0.0");
 /// Unknown keys are ignored, as the specification asks. INVALID_ARGUMENT names the key that is wrong.
 Result<AddResult> parse_add_result(const boost::json::value& json);
 

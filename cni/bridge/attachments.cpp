@@ -39,6 +39,12 @@ cni::AddResult Attachment::result() const {
   return result;
 }
 
+PortClaim Attachment::claim() const {
+  PortClaim claim{.sandbox = sandbox, .addresses = {}, .ports = ports};
+  for (const cni::ResultIp& ip : ips) claim.addresses.push_back(ip.address.address());
+  return claim;
+}
+
 std::string host_interface_name(std::string_view sandbox, std::string_view interface) {
   char digits[17];
   const uint64_t value = hash(std::string(sandbox) + "/" + std::string(interface));
@@ -79,7 +85,8 @@ std::optional<Mark> read_mark(std::string_view alias) {
 }
 
 std::string write_record(const Attachment& attachment) {
-  const json::object record{{"version", 1}, {"sandbox", attachment.sandbox}, {"result", to_json(attachment.result())}};
+  json::object record{{"version", 1}, {"sandbox", attachment.sandbox}, {"result", to_json(attachment.result())}};
+  if (!attachment.ports.empty()) record["hostPorts"] = to_json(attachment.ports);
   return json::serialize(record) + "\n";
 }
 
@@ -105,7 +112,13 @@ Result<Attachment> read_record(std::string_view text) {
                         .hardware_address = pod.mac,
                         .mtu = pod.mtu,
                         .ips = result->ips,
-                        .routes = result->routes};
+                        .routes = result->routes,
+                        .ports = {}};
+  if (const json::value* value = object.if_contains("hostPorts")) {
+    Result<std::vector<HostPort>> ports = parse_host_ports(*value);
+    if (!ports) return ports.status();
+    attachment.ports = std::move(*ports);
+  }
   if (attachment.host_interface != host_interface_name(attachment.sandbox, attachment.interface)) {
     return data_loss("its interface is not that of its sandbox");
   }
@@ -137,6 +150,20 @@ Result<std::vector<Attachment>> Records::load(std::vector<std::string>& damaged)
     const std::string why = attachment ? "its name is not that of its interface" : attachment.status().message();
     renameat(folder_.get(), name.c_str(), folder_.get(), (name + ".damaged").c_str());
     damaged.push_back(path_ + "/" + name + ": " + why);
+  }
+  return attachments;
+}
+
+std::vector<Attachment> Records::peek(const std::string& folder) {
+  std::vector<Attachment> attachments;
+  const Result<files::Descriptor> descriptor = files::open_folder(folder);
+  if (!descriptor) return attachments;
+  const Result<std::vector<std::string>> names = files::list_folder(descriptor->get());
+  for (const std::string& name : names ? *names : std::vector<std::string>()) {
+    if (name.starts_with('.') || !name.ends_with(".json")) continue;
+    const Result<std::string> text = files::read_file(descriptor->get(), name);
+    Result<Attachment> attachment = text ? read_record(*text) : text.status();
+    if (attachment) attachments.push_back(std::move(*attachment));
   }
   return attachments;
 }

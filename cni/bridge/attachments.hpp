@@ -14,6 +14,7 @@
 #include <string_view>
 #include <vector>
 
+#include "cni/bridge/host_ports.hpp"
 #include "cni/result.hpp"
 #include "sdk/support/files/files.hpp"
 #include "sdk/support/netlink/links.hpp"
@@ -29,8 +30,10 @@ struct Attachment {
   uint32_t mtu = 0;
   std::vector<cni::ResultIp> ips;  ///< the first is the primary one
   std::vector<cni::ResultRoute> routes;
+  std::vector<HostPort> ports;
 
   cni::AddResult result() const;
+  PortClaim claim() const;
 };
 
 /// The name of the node's end: the same for the same sandbox and interface, always.
@@ -61,6 +64,8 @@ class Records {
   /// All records. Those that cannot be read are set aside as NAME.damaged and named in `damaged`.
   Result<std::vector<Attachment>> load(std::vector<std::string>& damaged);
   Status save(const Attachment& attachment);
+  /// The records of another instance as far as they can be read; touches nothing.
+  static std::vector<Attachment> peek(const std::string& folder);
   /// Success as well if there is none.
   Status remove(const Attachment& attachment);
 

@@ -64,7 +64,7 @@ Result<std::unique_ptr<BridgeNetwork>> BridgeNetwork::create(Config config, std:
   if (!sockets) return sockets.status();
   Result<Registry> registry = Registry::open(directories.shared);
   if (!registry) return registry.status();
-  Result<Records> records = Records::open(directories.state + "/attachments");
+  Result<Records> records = Records::open(records_folder(directories.state));
   if (!records) return records.status();
   std::unique_ptr<BridgeNetwork> network(new BridgeNetwork(std::move(config), std::move(key), std::move(directories),
                                                            std::move(notice), std::move(*sockets), std::move(*registry),
@@ -138,6 +138,43 @@ Status BridgeNetwork::start() {
   return Status::ok();
 }
 
+Status BridgeNetwork::resume() {
+  const Turn turn(*this);
+  const Result<files::Lock> lock = registry_.lock();
+  if (!lock) return lock.status();
+  const Result<std::vector<Link>> links = netlink::list_links(routes_);
+  if (!links) return links.status();
+  const Result<std::vector<Registration>> registrations = registry_.load();
+  if (!registrations) return registrations.status();
+  const Registration own = registration_of(key_, config_, directories_.state);
+  if (std::find(registrations->begin(), registrations->end(), own) == registrations->end()) {
+    return failed_precondition("instance " + key_ + " is not registered");
+  }
+  const Link* bridge = find(*links, config_.bridge);
+  if (!bridge || bridge->kind != "bridge" || !bridge->is_up()) {
+    return failed_precondition("bridge " + config_.bridge + " is not there");
+  }
+  if (Status status = load_attachments(*links); !status) return status;
+  const std::vector<std::string> problems = packet_filter_problems(filters_, *registrations, claims(*registrations));
+  if (!problems.empty()) return failed_precondition(join(problems));
+  bridge_index_ = bridge->index;
+  mtu_ = config_.mtu != 0 ? config_.mtu : default_mtu();
+  started_ = true;
+  return Status::ok();
+}
+
+Status BridgeNetwork::look() {
+  const Turn turn(*this);
+  const Result<Link> bridge = netlink::find_link(routes_, config_.bridge);
+  if (!bridge && bridge.status().code() != Code::not_found) return bridge.status();
+  if (bridge) bridge_index_ = bridge->index;
+  for (Attachment& attachment : Records::peek(records_folder(directories_.state))) {
+    std::string name = attachment.host_interface;
+    attachments_.emplace(std::move(name), std::move(attachment));
+  }
+  return Status::ok();
+}
+
 Status BridgeNetwork::converge() {
   const Turn turn(*this);
   if (!started_) return Status::ok();
@@ -166,6 +203,7 @@ Status BridgeNetwork::follow_changes() {
       }
     });
     const bool all_filters = filter_changes_.drain([&](const nlmsghdr& message) {
+      if (message.nlmsg_pid == filters_.port()) return;
       const std::optional<nftables::Change> change = nftables::parse_change(message);
       concerned = concerned || (change && concerns_packet_filter(*change, foreign_tables_));
     });
@@ -264,7 +302,7 @@ Status BridgeNetwork::converge_node(const std::vector<Registration>& registratio
   Status result = converge_gateways();
   keep_first(result, converge_forwarding());
   FilterReport report;
-  keep_first(result, converge_packet_filter(filters_, registrations, report));
+  keep_first(result, converge_packet_filter(filters_, registrations, claims(registrations), report));
   foreign_tables_ = std::move(report.foreign_tables);
   for (const std::string& change : report.changes) tell(change);
   return result;
@@ -408,7 +446,7 @@ Status BridgeNetwork::release_node() {
   std::erase_if(*others, [&](const Registration& other) { return other.key == key_; });
 
   FilterReport report;
-  keep_first(result, converge_packet_filter(filters_, *others, report));
+  keep_first(result, converge_packet_filter(filters_, *others, claims(*others), report));
   const Result<std::vector<Link>> links = netlink::list_links(routes_);
   if (!links) return links.status();
   const Link* bridge = find(*links, config_.bridge);
@@ -551,7 +589,8 @@ Status BridgeNetwork::check(const std::string& sandbox, const std::string& name_
   if (!lock) return lock.status();
   const Result<std::vector<Registration>> registrations = registry_.load();
   if (!registrations) return registrations.status();
-  for (std::string& problem : packet_filter_problems(filters_, *registrations)) problems.push_back(std::move(problem));
+  for (std::string& problem : packet_filter_problems(filters_, *registrations, claims(*registrations)))
+    problems.push_back(std::move(problem));
   if (problems.empty()) return Status::ok();
   return failed_precondition("sandbox " + sandbox + ": " + join(problems));
 }
@@ -592,7 +631,10 @@ size_t BridgeNetwork::reap() {
   Batch batch;
   for (const int index : indexes) {
     const Link* link = find(*links, index);
-    if (link && is_host_interface_name(link->name)) delete_link(batch, index);
+    if (!link || !is_host_interface_name(link->name)) continue;
+    // Half made when it was seen, and somebody else's, as its mark says now.
+    const std::optional<Mark> mark = read_mark(link->alias);
+    if (!mark || mark->holder == key_) delete_link(batch, index);
   }
   size_t deleted = 0;
   for (const Status& status : socket->send_each(batch)) {

@@ -67,6 +67,7 @@ struct AttachRequest {
   std::string sandbox;
   std::string interface = "eth0";
   std::string name_space;  ///< path of the pod's network namespace
+  std::vector<HostPort> ports = {};
 };
 
 /// Thread-safe: calls wait for one another, as they would for the kernel's own lock. All of it blocks for as long as the kernel
@@ -84,6 +85,11 @@ class BridgeNetwork {
   /// if the subnets collide with another instance's bridge or an address of the node, or `bridge` names something else; nothing has
   /// been changed then.
   Status start();
+  /// For a process that does one thing and ends: takes up what an earlier one left complete, at a cost that hardly grows with the number
+  /// of pods. FAILED_PRECONDITION if the node's part is not as it should be: `start` then.
+  Status resume();
+  /// Only learns what is attached, for `check` and `list`; nothing is changed.
+  Status look();
   /// Makes the machine as it should be. Also after failures it goes on with the rest; the status is the first failure.
   Status converge();
   /// Readable when somebody, perhaps this instance, has changed links, addresses, routes, forwarding or packet filters of the node.
@@ -92,11 +98,13 @@ class BridgeNetwork {
   Status follow_changes();
 
   /// Idempotent: the same sandbox and interface get the same answer. INVALID_ARGUMENT, NOT_FOUND (no such namespace),
-  /// FAILED_PRECONDITION (it is none; or it has an interface of that name), RESOURCE_EXHAUSTED (addresses). Nothing remains of a failed
-  /// attempt.
+  /// FAILED_PRECONDITION (it is none; or it has an interface of that name), RESOURCE_EXHAUSTED (addresses), ALREADY_EXISTS (a host port
+  /// is another pod's). Nothing remains of a failed attempt.
   Result<Attachment> attach(const AttachRequest& request);
   /// All interfaces of the sandbox. Succeeds when nothing is left; otherwise goes on to the end and reports the first failure.
   Status detach(const std::string& sandbox);
+  /// One interface of it.
+  Status detach(const std::string& sandbox, const std::string& interface);
   /// NOT_FOUND if the sandbox is not attached; FAILED_PRECONDITION lists what is missing or differs.
   /// `name_space`: used if the record of it was lost; may be empty.
   Status check(const std::string& sandbox, const std::string& name_space);
@@ -174,7 +182,12 @@ class BridgeNetwork {
   Status repair(const Attachment& attachment);
   Inspection inspect(const Attachment& attachment);
   void inspect_pod(const Attachment& attachment, Inspection& inspection);
+  Status detach_where(const std::string& sandbox, const std::function<bool(const Attachment&)>& condition);
   Status remove(const Attachment& attachment);
+  Status record(const Attachment& attachment);
+  std::vector<PortClaim> claims(const std::vector<Registration>& registrations) const;
+  Status open_ports(const Attachment& attachment);
+  Status close_ports(const Attachment& attachment);
   Status take_off(const Attachment& attachment);
   Attachment describe(const AttachRequest& request, const std::vector<cni::AllocatedAddress>& addresses) const;
   cni::AddressOwner owner_of(const Attachment& attachment) const;

@@ -119,7 +119,7 @@ Status converge_foreign(Socket& socket, const std::vector<Registration>& registr
 
 }  // namespace
 
-Table wanted_table(const std::vector<Registration>& registrations) {
+Table wanted_table(const std::vector<Registration>& registrations, std::span<const PortClaim> claims) {
   Table table{.family = Family::inet, .name = std::string(kTableName), .sets = {}, .chains = {}};
   if (registrations.empty()) return table;
   std::vector<IpPrefix> direct = {*IpPrefix::parse("224.0.0.0/4"), *IpPrefix::parse("255.255.255.255/32"),
@@ -139,11 +139,13 @@ Table wanted_table(const std::vector<Registration>& registrations) {
       {.name = "postrouting",
        .hook = Hook{.type = "nat", .number = NF_INET_POST_ROUTING, .priority = NF_IP_PRI_NAT_SRC, .policy = NF_ACCEPT},
        .rules = {masquerade_rule(false), masquerade_rule(true)}});
+  add_host_ports(table, claims);
   return table;
 }
 
-Status converge_packet_filter(Socket& socket, const std::vector<Registration>& registrations, FilterReport& report) {
-  const Table wanted = wanted_table(registrations);
+Status converge_packet_filter(Socket& socket, const std::vector<Registration>& registrations,
+                              std::span<const PortClaim> claims, FilterReport& report) {
+  const Table wanted = wanted_table(registrations, claims);
   const Result<std::optional<Table>> actual = read_table(socket, wanted.family, wanted.name);
   Status status = actual.status();
   if (actual) {
@@ -172,8 +174,9 @@ bool concerns_packet_filter(const Change& change, const std::set<std::string>& f
   }
 }
 
-std::vector<std::string> packet_filter_problems(Socket& socket, const std::vector<Registration>& registrations) {
-  const Table wanted = wanted_table(registrations);
+std::vector<std::string> packet_filter_problems(Socket& socket, const std::vector<Registration>& registrations,
+                                                std::span<const PortClaim> claims) {
+  const Table wanted = wanted_table(registrations, claims);
   const Result<std::optional<Table>> actual = read_table(socket, wanted.family, wanted.name);
   if (!actual) return {actual.status().message()};
   std::vector<std::string> problems;

@@ -2,8 +2,8 @@
 
 /// The packet filter's part of the pod network.
 ///
-/// One table, `inet pintle-network-bridge`, for all instances: sets of pod subnets and one masquerading rule a family. It
-/// does not change when pods come and go.
+/// One table, `inet pintle-network-bridge`, for all instances: sets of pod subnets, one masquerading rule a family, and
+/// maps of host ports (host_ports.hpp). Its rules do not change when pods come and go, only elements of the maps do.
 ///
 /// A foreign base chain at the forward hook with policy drop (Docker, ufw, a careful administrator) would drop what pods send,
 /// whatever our own table says: every chain of a hook must let a packet pass. Into such chains, and only there, go two
@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "cni/bridge/host_ports.hpp"
 #include "cni/bridge/registry.hpp"
 #include "sdk/support/nftables/nftables.hpp"
 
@@ -23,7 +24,7 @@ namespace pintle::bridge {
 inline constexpr std::string_view kTableName = "pintle-network-bridge";
 
 /// What the kernel should have for these registrations. For none: a table without chains, which is never written.
-nftables::Table wanted_table(const std::vector<Registration>& registrations);
+nftables::Table wanted_table(const std::vector<Registration>& registrations, std::span<const PortClaim> claims);
 
 struct FilterReport {
   std::vector<std::string> changes;      ///< what had to be done, for the log
@@ -32,11 +33,11 @@ struct FilterReport {
 
 /// Makes the machine so, touching only what differs; removes all of ours when there are no registrations.
 Status converge_packet_filter(netlink::Socket& socket, const std::vector<Registration>& registrations,
-                              FilterReport& report);
+                              std::span<const PortClaim> claims, FilterReport& report);
 /// Whether the change of a table may have undone something of ours.
 bool concerns_packet_filter(const nftables::Change& change, const std::set<std::string>& foreign_tables);
 /// Without changing anything: what is missing or differs; empty when all is well.
-std::vector<std::string> packet_filter_problems(netlink::Socket& socket,
-                                                const std::vector<Registration>& registrations);
+std::vector<std::string> packet_filter_problems(netlink::Socket& socket, const std::vector<Registration>& registrations,
+                                                std::span<const PortClaim> claims);
 
 }  // namespace pintle::bridge

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "cni/bridge/bridge_network.hpp"
+#include "cni/bridge/packet_filter.hpp"
 #include "sdk/support/netlink/namespaces.hpp"
 
 namespace pintle::bridge {
@@ -55,7 +56,8 @@ Attachment BridgeNetwork::describe(const AttachRequest& request,
                         .hardware_address = netlink::hardware_address_for(addresses.front().address.address().bytes()),
                         .mtu = mtu_,
                         .ips = {},
-                        .routes = {}};
+                        .routes = {},
+                        .ports = request.ports};
   for (const cni::AllocatedAddress& allocated : addresses) {
     attachment.ips.push_back({.address = allocated.address, .gateway = allocated.gateway, .interface = 1});
     attachment.routes.push_back(
@@ -85,15 +87,34 @@ Result<Attachment> BridgeNetwork::attach(const AttachRequest& request) {
       pool_->allocate({.holder = key_, .sandbox = request.sandbox, .interface = request.interface});
   if (!addresses) return addresses.status();
   const Attachment attachment = describe(request, *addresses);
-  Status status = records_.save(attachment);
-  if (status) status = plumb(attachment, name_space->get());
+  Status status = record(attachment);
+  if (!status) {
+    const Status released = pool_->release(owner_of(attachment));
+    if (!released) tell(released.message());
+    return status.with_context("attach sandbox " + request.sandbox);
+  }
+  attachments_.insert_or_assign(name, attachment);
+  status = plumb(attachment, name_space->get());
+  if (status) status = open_ports(attachment);
   if (!status) {
     const Status undone = remove(attachment);
     if (!undone) tell("undo the failed attachment of sandbox " + request.sandbox + ": " + undone.message());
     return status.with_context("attach sandbox " + request.sandbox);
   }
-  attachments_.insert_or_assign(name, attachment);
   return attachment;
+}
+
+/// Under the lock of all instances, so that no other takes the same host ports meanwhile.
+Status BridgeNetwork::record(const Attachment& attachment) {
+  if (attachment.ports.empty()) return records_.save(attachment);
+  const Result<files::Lock> lock = registry_.lock();
+  if (!lock) return lock.status();
+  const Result<std::vector<Registration>> registrations = registry_.load();
+  if (!registrations) return registrations.status();
+  std::vector<PortClaim> others = claims(*registrations);
+  std::erase_if(others, [&](const PortClaim& other) { return other.sandbox == attachment.sandbox; });
+  if (Status status = check_ports(attachment.claim(), others); !status) return status;
+  return records_.save(attachment);
 }
 
 Status BridgeNetwork::plumb(const Attachment& attachment, int name_space) {
@@ -112,7 +133,8 @@ Status BridgeNetwork::finish_link(const Attachment& attachment, const Link& host
   Batch batch;
   if (!host.is_up() || host.master != bridge_index_)
     change_link(batch, host.index, {.up = true, .master = bridge_index_});
-  if (config_.hairpin) set_hairpin(batch, host.index, true);
+  // Where bridged packets pass the packet filter (br_netfilter), a pod reaches its own host port only over a port that sends back.
+  if (config_.hairpin || !attachment.ports.empty()) set_hairpin(batch, host.index, true);
   if (status = routes_.send(batch); !status) return status;
   Result<Socket> pod = configure_pod(attachment, name_space, host.peer);
   if (!pod) return pod.status();
@@ -192,14 +214,62 @@ Result<Socket> BridgeNetwork::configure_pod(const Attachment& attachment, int na
   return std::move(*opened);
 }
 
+// ---- Host ports ---------------------------------------------------------------------------------------------------------------
+
+/// Of all these instances' pods.
+std::vector<PortClaim> BridgeNetwork::claims(const std::vector<Registration>& registrations) const {
+  std::vector<PortClaim> claims;
+  const auto add = [&](const Attachment& attachment) {
+    if (!attachment.ports.empty()) claims.push_back(attachment.claim());
+  };
+  for (const Registration& registration : registrations) {
+    if (registration.key == key_) {
+      for (const auto& [name, attachment] : attachments_) add(attachment);
+    } else {
+      for (const Attachment& attachment : Records::peek(records_folder(registration.state_directory))) add(attachment);
+    }
+  }
+  return claims;
+}
+
+Status BridgeNetwork::open_ports(const Attachment& attachment) {
+  if (attachment.ports.empty()) return Status::ok();
+  nftables::Transaction transaction;
+  bridge::open_ports(transaction, kTableName, attachment.claim());
+  // Somebody flushed the table a moment ago.
+  if (!commit(filters_, transaction)) {
+    if (Status status = converge_shared(); !status) return status;
+  }
+  return forget_flows(filters_, attachment.claim(), false);
+}
+
+Status BridgeNetwork::close_ports(const Attachment& attachment) {
+  if (attachment.ports.empty()) return Status::ok();
+  nftables::Transaction transaction;
+  bridge::close_ports(transaction, kTableName, attachment.claim());
+  Status result;
+  if (!commit(filters_, transaction)) result = converge_shared();
+  const Status forgotten = forget_flows(filters_, attachment.claim(), true);
+  return result ? forgotten : result;
+}
+
 // ---- Detaching ----------------------------------------------------------------------------------------------------------------
 
 Status BridgeNetwork::detach(const std::string& sandbox) {
+  return detach_where(sandbox, [](const Attachment&) { return true; });
+}
+
+Status BridgeNetwork::detach(const std::string& sandbox, const std::string& interface) {
+  return detach_where(sandbox, [&](const Attachment& attachment) { return attachment.interface == interface; });
+}
+
+Status BridgeNetwork::detach_where(const std::string& sandbox,
+                                   const std::function<bool(const Attachment&)>& condition) {
   if (Status status = check_sandbox(sandbox); !status) return status;
   const Turn turn(*this);
   std::vector<Attachment> ours;
   for (const auto& [name, attachment] : attachments_) {
-    if (attachment.sandbox == sandbox) ours.push_back(attachment);
+    if (attachment.sandbox == sandbox && condition(attachment)) ours.push_back(attachment);
   }
   Status result;
   for (const Attachment& attachment : ours) {
@@ -209,12 +279,14 @@ Status BridgeNetwork::detach(const std::string& sandbox) {
 }
 
 /// In this order a kill between two steps leaves what the next start understands. Each step is taken whatever became of the one before.
-Status BridgeNetwork::remove(const Attachment& attachment) {
-  Status result = take_off(attachment);
+Status BridgeNetwork::remove(const Attachment& named) {
   // By value: the caller's attachment may be the one in the map.
+  const Attachment attachment = named;
   const cni::AddressOwner owner = owner_of(attachment);
-  if (Status removed = records_.remove(attachment); !removed && result) result = removed;
+  Status result = take_off(attachment);
   attachments_.erase(attachment.host_interface);
+  if (Status closed = close_ports(attachment); !closed && result) result = closed;
+  if (Status removed = records_.remove(attachment); !removed && result) result = removed;
   if (Status released = pool_->release(owner); !released && result) result = released;
   return result;
 }

@@ -30,6 +30,9 @@ struct Registration {
   bool operator==(const Registration&) const = default;
 };
 
+/// Where an instance keeps the records of its attachments.
+inline std::string records_folder(const std::string& state_directory) { return state_directory + "/attachments"; }
+
 Registration registration_of(const std::string& key, const Config& config, const std::string& state_directory);
 
 /// Not thread-safe; other processes are kept out by `lock`.

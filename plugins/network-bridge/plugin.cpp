@@ -3,8 +3,10 @@
 // Calls of the kernel go to a blocking thread: each takes a millisecond as a rule, but the kernel's network lock (RTNL) is one for the
 // whole machine, and whoever deletes a namespace elsewhere may hold it for 50 ms and more. The lane stays free to answer.
 
+#include <netinet/in.h>
 #include <poll.h>
 
+#include <array>
 #include <chrono>
 #include <pintle/plugin.hpp>
 
@@ -47,15 +49,31 @@ api::Attachment message_of(const Attachment& attachment) {
   return message;
 }
 
-/// What this network cannot do for a pod is refused, not left out.
-Status check_request(const api::AttachRequest& request) {
+/// Mappings without a host port say nothing to a network.
+Result<std::vector<HostPort>> ports_of(const api::AttachRequest& request) {
+  constexpr std::array<uint8_t, 3> protocols = {IPPROTO_TCP, IPPROTO_UDP, IPPROTO_SCTP};  // by CRI's numbers
+  std::vector<HostPort> ports;
   for (const auto& mapping : request.port_mappings()) {
     if (mapping.host_port() == 0) continue;
-    return unimplemented("host port " + std::to_string(mapping.host_port()) + " of pod " + request.pod_namespace() +
-                         "/" + request.pod_name() +
-                         ": network-bridge has no host ports yet; remove hostPort, or use hostNetwork");
+    const auto protocol = static_cast<size_t>(mapping.protocol());
+    const bool is_bad = protocol >= protocols.size() || mapping.host_port() < 0 || mapping.host_port() > 65535 ||
+                        mapping.container_port() < 1 || mapping.container_port() > 65535;
+    if (is_bad) {
+      return invalid_argument("host port " + std::to_string(mapping.host_port()) +
+                              ": ports are 1 to 65535 of TCP, UDP or SCTP");
+    }
+    HostPort port{.protocol = protocols[protocol],
+                  .host_ip = {},
+                  .host_port = static_cast<uint16_t>(mapping.host_port()),
+                  .pod_port = static_cast<uint16_t>(mapping.container_port())};
+    if (!mapping.host_ip().empty()) {
+      const Result<netlink::IpAddress> address = netlink::IpAddress::parse(mapping.host_ip());
+      if (!address) return address.status().with_context("hostIP of host port " + std::to_string(mapping.host_port()));
+      port.host_ip = *address;
+    }
+    ports.push_back(port);
   }
-  return Status::ok();
+  return ports;
 }
 
 class NetworkBridge final : public Plugin, public api::PodNetwork {
@@ -130,9 +148,12 @@ class NetworkBridge final : public Plugin, public api::PodNetwork {
       co_return failed_precondition("instance " + std::string(host().key()) +
                                     " retires and takes no new pods; ask its successor");
     }
-    if (Status status = check_request(request); !status) co_return status;
-    AttachRequest wanted{
-        .sandbox = request.sandbox_id(), .interface = "eth0", .name_space = request.network_namespace()};
+    const Result<std::vector<HostPort>> ports = ports_of(request);
+    if (!ports) co_return ports.status();
+    AttachRequest wanted{.sandbox = request.sandbox_id(),
+                         .interface = "eth0",
+                         .name_space = request.network_namespace(),
+                         .ports = *ports};
     if (!request.interface_name().empty()) wanted.interface = request.interface_name();
     const auto start = std::chrono::steady_clock::now();
     const auto work = [network = network_, wanted] { return network->attach(wanted); };

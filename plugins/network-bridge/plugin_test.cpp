@@ -129,21 +129,27 @@ TEST_F(PluginTest, AttachesListsChecksAndDetachesInMessages) {
   ASSERT_TRUE(node_->stop(instance));
 }
 
-TEST_F(PluginTest, RefusesHostPortsByName) {
+TEST_F(PluginTest, OpensHostPortsAndRefusesWhatIsTaken) {
   FakeInstance& instance = load();
-  make_namespace("a");
-  network::v1::AttachRequest request;
-  request.set_sandbox_id("a");
-  request.set_pod_name("web");
-  request.set_pod_namespace("default");
-  request.set_network_namespace(path_of("a"));
-  auto* mapping = request.add_port_mappings();
-  mapping->set_container_port(80);
-  EXPECT_TRUE(ask(instance, request, &PodNetworkStub::Attach)) << "a port without a host port asks for nothing";
-  mapping->set_host_port(8080);
-  const Status status = ask(instance, request, &PodNetworkStub::Attach).status();
-  EXPECT_EQ(status.code(), Code::unimplemented);
-  EXPECT_THAT(status.message(), HasSubstr("host port 8080 of pod default/web"));
+  const auto attach = [&](const std::string& sandbox, int host_port, const std::string& host_ip) {
+    if (!std::filesystem::exists(path_of(sandbox))) make_namespace(sandbox);
+    network::v1::AttachRequest request;
+    request.set_sandbox_id(sandbox);
+    request.set_network_namespace(path_of(sandbox));
+    auto* mapping = request.add_port_mappings();
+    mapping->set_container_port(80);
+    mapping->set_host_port(host_port);
+    mapping->set_host_ip(host_ip);
+    mapping->set_protocol(runtime::v1::UDP);
+    return ask(instance, request, &PodNetworkStub::Attach).status();
+  };
+  EXPECT_TRUE(attach("a", 0, "")) << "a port without a host port asks for nothing";
+  EXPECT_EQ(output_of("nft list map inet pintle-network-bridge any4 | grep -c elements"), "0\n");
+  EXPECT_TRUE(attach("b", 8080, "0.0.0.0"));
+  EXPECT_THAT(output_of("nft list map inet pintle-network-bridge any4"), HasSubstr("udp . 8080 : 10.85.0.3 . 80"));
+  EXPECT_THAT(attach("c", 8080, "").message(), HasSubstr("host port 8080/udp: sandbox b has it"));
+  EXPECT_THAT(attach("c", 70000, "").message(), HasSubstr("ports are 1 to 65535"));
+  EXPECT_THAT(attach("c", 81, "somewhere").message(), HasSubstr("hostIP of host port 81"));
 }
 
 TEST_F(PluginTest, RulesThatAnotherProgramFlushedComeBackByThemselves) {

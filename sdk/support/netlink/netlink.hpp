@@ -128,14 +128,17 @@ class Socket {
   /// A number for nlmsg_seq; never 0.
   uint32_t next_sequence();
   int descriptor() const { return fd_.get(); }
+  /// What the kernel calls this socket in the changes that it tells of (nlmsg_pid), so that one's own are known.
+  uint32_t port() const { return port_; }
 
  private:
-  explicit Socket(UniqueFd fd) : fd_(std::move(fd)) {}
+  Socket(UniqueFd fd, uint32_t port) : fd_(std::move(fd)), port_(port) {}
   Status transmit(std::span<const uint8_t> messages);
   /// Reads one datagram into `answer_`, however large.
   Result<size_t> receive(int flags);
 
   UniqueFd fd_;
+  uint32_t port_;
   uint32_t sequence_ = 0;
   std::vector<uint8_t> answer_;
 };

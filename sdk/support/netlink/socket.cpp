@@ -173,7 +173,12 @@ Status status_of_answer(const nlmsghdr& message, std::string_view what) {
 Result<Socket> Socket::open(int protocol) {
   Result<UniqueFd> fd = open_socket(protocol, false);
   if (!fd) return fd.status();
-  return Socket(std::move(*fd));
+  sockaddr_nl self{};
+  socklen_t size = sizeof self;
+  if (getsockname(fd->get(), reinterpret_cast<sockaddr*>(&self), &size) != 0) {
+    return status_from_errno(errno, "ask a netlink socket for its port");
+  }
+  return Socket(std::move(*fd), self.nl_pid);
 }
 
 uint32_t Socket::next_sequence() {

@@ -54,6 +54,12 @@ struct Writer {
     nftnl_expr_set_u32(e, NFTNL_EXPR_CT_KEY, conntrack.key);
     nftnl_expr_set_u32(e, NFTNL_EXPR_CT_DREG, conntrack.to);
   }
+  void operator()(const Fib& fib) {
+    nftnl_expr* e = make("fib");
+    nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_DREG, fib.to);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_RESULT, fib.result);
+    nftnl_expr_set_u32(e, NFTNL_EXPR_FIB_FLAGS, fib.flags);
+  }
   void operator()(const Compare& compare) {
     nftnl_expr* e = make("cmp");
     nftnl_expr_set_u32(e, NFTNL_EXPR_CMP_SREG, compare.from);
@@ -155,6 +161,11 @@ Expression read_expression(const nftnl_expr* e) {
   }
   if (name == "ct" && nftnl_expr_is_set(e, NFTNL_EXPR_CT_DREG) && !nftnl_expr_is_set(e, NFTNL_EXPR_CT_DIR)) {
     return Conntrack{.key = number(NFTNL_EXPR_CT_KEY), .to = number(NFTNL_EXPR_CT_DREG)};
+  }
+  if (name == "fib") {
+    return Fib{.result = number(NFTNL_EXPR_FIB_RESULT),
+               .flags = number(NFTNL_EXPR_FIB_FLAGS),
+               .to = number(NFTNL_EXPR_FIB_DREG)};
   }
   if (name == "cmp") {
     return Compare{.operation = number(NFTNL_EXPR_CMP_OP),

@@ -30,7 +30,11 @@
 ///
 /// Sources: linux/netfilter/nf_tables.h, nfnetlink.h; libnftnl's headers and examples for attribute names; nft(8).
 
+// The C library's header stands first: the kernel's then leave out what it has defined.
+// clang-format off
+#include <netinet/in.h>
 #include <linux/netfilter.h>
+// clang-format on
 #include <linux/netfilter/nf_tables.h>
 #include <linux/netfilter/nfnetlink.h>
 
@@ -81,6 +85,13 @@ struct Conntrack {
   uint32_t key = 0;
   uint32_t to = NFT_REG_1;
   bool operator==(const Conntrack&) const = default;
+};
+/// Asks the routing tables about the packet: NFT_FIB_RESULT_ADDRTYPE loads RTN_LOCAL and the like, four bytes of the host's order.
+struct Fib {
+  uint32_t result = NFT_FIB_RESULT_ADDRTYPE;
+  uint32_t flags = NFTA_FIB_F_DADDR;
+  uint32_t to = NFT_REG_1;
+  bool operator==(const Fib&) const = default;
 };
 /// Goes on only if the register compares so: NFT_CMP_EQ, ...
 struct Compare {
@@ -143,7 +154,7 @@ struct Unknown {
   std::string name;
   bool operator==(const Unknown&) const { return false; }
 };
-using Expression = std::variant<Meta, Payload, Conntrack, Compare, Bitwise, Lookup, Immediate, Verdict, Counter,
+using Expression = std::variant<Meta, Payload, Conntrack, Fib, Compare, Bitwise, Lookup, Immediate, Verdict, Counter,
                                 Masquerade, Nat, Unknown>;
 
 // ---- Tables
@@ -180,7 +191,7 @@ struct Element {
 };
 
 /// nft's numbers for types of keys and data, so that `nft list` shows elements well; concatenations shift by six bits
-/// each.
+/// each (`joined`), and each of their fields begins at a multiple of four bytes.
 enum DataType : uint32_t {
   kTypeVerdict = 1,
   kTypeIpv4 = 7,
@@ -189,6 +200,9 @@ enum DataType : uint32_t {
   kTypePort = 13,
   kTypeInterfaceName = 41
 };
+
+/// The type of a concatenation: joined(joined(kTypeIpv4, kTypeProtocol), kTypePort).
+constexpr uint32_t joined(uint32_t left, uint32_t right) { return left << 6 | right; }
 
 struct Set {
   std::string name;

@@ -23,6 +23,7 @@ Expression canonical(Expression expression) {
     void operator()(Meta& e) const { e.to = canonical_register(e.to); }
     void operator()(Payload& e) const { e.to = canonical_register(e.to); }
     void operator()(Conntrack& e) const { e.to = canonical_register(e.to); }
+    void operator()(Fib& e) const { e.to = canonical_register(e.to); }
     void operator()(Compare& e) const { e.from = canonical_register(e.from); }
     void operator()(Bitwise& e) const {
       e.from = canonical_register(e.from);
