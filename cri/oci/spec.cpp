@@ -178,37 +178,111 @@ Result<Capabilities> capabilities_of(const LinuxContainerSecurityContext& contex
   return result;
 }
 
-enum class Filter { standard, none };
+struct Filter {
+  enum class Kind { standard, none, file } kind = Kind::standard;
+  json::object document;  ///< of a file
+};
 
-Result<Filter> seccomp_of(const LinuxContainerSecurityContext& context) {
-  if (context.privileged()) return Filter::none;
-  const std::string& path = context.seccomp_profile_path();
-  const bool told = context.has_seccomp();
-  const bool localhost =
-      told ? context.seccomp().profile_type() == SecurityProfile::Localhost : path.starts_with("localhost/");
-  if (localhost)
-    return unimplemented("seccomp profiles from files are not supported yet; use RuntimeDefault or Unconfined");
-  if (told) return context.seccomp().profile_type() == SecurityProfile::Unconfined ? Filter::none : Filter::standard;
-  if (path == "unconfined") return Filter::none;
-  if (path.empty() || path == "runtime/default" || path == "docker/default") return Filter::standard;
-  return invalid_argument("seccomp profile '" + path.substr(0, 100) +
-                          "' is unknown; use runtime/default or unconfined");
+constexpr size_t kProfileLimit = 1u << 20;
+
+/// A profile of the node's, in the form of the OCI runtime spec (linux.seccomp).
+Result<Filter> read_profile(const std::string& path) {
+  const std::string what = "seccomp profile " + path.substr(0, 300);
+  if (!path.starts_with('/') || path.find("/../") != std::string::npos || path.ends_with("/.."))
+    return invalid_argument(what + ": localhost_ref has to be an absolute path without '..'");
+  auto text = files::read_file(path, kProfileLimit);
+  if (text.status().code() == Code::not_found)
+    return failed_precondition(what + " is not on this node: put it there, or use RuntimeDefault");
+  if (!text) return text.status().with_context(what);
+  json::error_code error;
+  json::value value = json::parse(*text, error);
+  if (error || !value.is_object()) return failed_precondition(what + " is no JSON object");
+  static const std::set<std::string_view> known = {"defaultAction", "defaultErrnoRet", "architectures", "flags",
+                                                   "syscalls"};
+  json::object& document = value.get_object();
+  for (const auto& [key, ignored] : document) {
+    if (!known.contains(key))
+      return failed_precondition(
+          what + ": \"" + std::string(key) +
+          "\" is no key of a seccomp profile as the OCI runtime spec has it; it takes defaultAction, "
+          "defaultErrnoRet, architectures, flags and syscalls");
+  }
+  const json::value* action = document.if_contains("defaultAction");
+  if (!action || !action->is_string())
+    return failed_precondition(what + ": \"defaultAction\" is missing, such as SCMP_ACT_ERRNO");
+  return Filter{Filter::Kind::file, std::move(document)};
 }
 
-Status check_unsupported(const LinuxContainerSecurityContext& context, const HostFacts& host) {
+Result<Filter> seccomp_of(const LinuxContainerSecurityContext& context) {
+  const Filter standard, none{Filter::Kind::none, {}};
+  if (context.privileged()) return none;
+  const std::string& path = context.seccomp_profile_path();
+  if (context.has_seccomp()) {
+    if (context.seccomp().profile_type() == SecurityProfile::Localhost)
+      return read_profile(context.seccomp().localhost_ref());
+    return context.seccomp().profile_type() == SecurityProfile::Unconfined ? none : standard;
+  }
+  if (path.starts_with("localhost/")) return read_profile(path.substr(sizeof "localhost/" - 1));
+  if (path == "unconfined") return none;
+  if (path.empty() || path == "runtime/default" || path == "docker/default") return standard;
+  return invalid_argument("seccomp profile '" + path.substr(0, 100) +
+                          "' is unknown; use runtime/default, localhost/PATH or unconfined");
+}
+
+/// The AppArmor profile to run in, empty for none. It has to be loaded: whoever asks for one must not run without.
+Result<std::string> apparmor_of(const LinuxContainerSecurityContext& context, const HostFacts& host) {
+  if (context.privileged()) return std::string();
+  std::string name;
+  const std::string& old = context.apparmor_profile();
+  if (context.has_apparmor()) {
+    if (context.apparmor().profile_type() == SecurityProfile::Unconfined) return std::string();
+    // kubelet names RuntimeDefault wherever nothing is asked for; we ship no profile, so that means none.
+    if (context.apparmor().profile_type() == SecurityProfile::RuntimeDefault) return std::string();
+    name = context.apparmor().localhost_ref();
+  } else if (old.starts_with("localhost/")) {
+    name = old.substr(sizeof "localhost/" - 1);
+  } else if (!old.empty() && old != "runtime/default" && old != "unconfined") {
+    return invalid_argument("AppArmor profile '" + old.substr(0, 100) +
+                            "' is unknown; use runtime/default, localhost/NAME or unconfined");
+  } else {
+    return std::string();
+  }
+  if (name.starts_with("localhost/")) name = name.substr(sizeof "localhost/" - 1);
+  if (!host.has_apparmor)
+    return failed_precondition("AppArmor profile '" + name.substr(0, 100) +
+                               "' is asked for, but this node has no AppArmor");
+  const auto loaded = files::read_file("/sys/kernel/security/apparmor/profiles", 4u << 20);
+  if (!loaded || ("\n" + *loaded).find("\n" + name + " (") == std::string::npos)
+    return failed_precondition("AppArmor profile '" + name.substr(0, 100) +
+                               "' is not loaded on this node: load it with apparmor_parser");
+  return name;
+}
+
+/// "user:role:type:level"; empty for none.
+Result<std::string> selinux_of(const LinuxContainerSecurityContext& context, const HostFacts& host) {
+  const auto& options = context.selinux_options();
+  if (options.user().empty() && options.role().empty() && options.type().empty() && options.level().empty())
+    return std::string();
+  for (const std::string* part : {&options.user(), &options.role(), &options.type(), &options.level()}) {
+    const bool plain = std::all_of(part->begin(), part->end(), [](unsigned char c) {
+      return std::isalnum(c) || std::string_view("_.-:,").find(static_cast<char>(c)) != std::string_view::npos;
+    });
+    if (!plain)
+      return invalid_argument("SELinux option '" + part->substr(0, 100) + "' holds characters that no label has");
+  }
+  if (!host.has_selinux) return failed_precondition("an SELinux label is asked for, but this node has no SELinux");
+  const auto or_else = [](const std::string& text, const char* other) { return text.empty() ? other : text; };
+  return or_else(options.user(), "system_u") + ":" + or_else(options.role(), "system_r") + ":" +
+         or_else(options.type(), "container_t") + ":" + or_else(options.level(), "s0");
+}
+
+Status check_unsupported(const LinuxContainerSecurityContext& context) {
   const auto& options = context.namespace_options();
   if (options.has_userns_options() && options.userns_options().mode() == NamespaceMode::POD) {
     return unimplemented("user namespaces are not supported yet");
   }
   if (options.pid() == NamespaceMode::TARGET)
     return unimplemented("the process namespace of another container is not supported yet");
-  const bool wants_apparmor =
-      (context.has_apparmor() && context.apparmor().profile_type() == SecurityProfile::Localhost) ||
-      context.apparmor_profile().starts_with("localhost/");
-  if (wants_apparmor) {
-    return host.has_apparmor ? unimplemented("AppArmor profiles are not supported yet")
-                             : failed_precondition("an AppArmor profile is asked for, but this host has no AppArmor");
-  }
   return {};
 }
 
@@ -353,7 +427,7 @@ Result<Spec> make_spec(const SpecRequest& request) {
   const bool privileged = context.privileged();
   Spec spec;
 
-  if (Status status = check_unsupported(context, host); !status) return status;
+  if (Status status = check_unsupported(context); !status) return status;
   auto arguments = arguments_of(config, request.image);
   if (!arguments) return arguments.status();
   auto environment = environment_of(request);
@@ -362,6 +436,10 @@ Result<Spec> make_spec(const SpecRequest& request) {
   if (!capabilities) return capabilities.status();
   auto filter = seccomp_of(context);
   if (!filter) return filter.status();
+  auto apparmor = apparmor_of(context, host);
+  if (!apparmor) return apparmor.status();
+  auto selinux = selinux_of(context, host);
+  if (!selinux) return selinux.status();
   auto mounts = make_mounts(request, privileged);
   if (!mounts) return mounts.status();
   auto devices = make_devices(config, privileged);
@@ -410,6 +488,9 @@ Result<Spec> make_spec(const SpecRequest& request) {
       {"noNewPrivileges", context.no_new_privs()},
       {"oomScoreAdj", oom_score}};
 
+  if (!apparmor->empty()) process["apparmorProfile"] = *apparmor;
+  if (!selinux->empty()) process["selinuxLabel"] = *selinux;
+
   spec.limits = limits_of(config.linux().resources());
   spec.devices = std::move(devices->rules);
   json::object linux{{"namespaces", namespaces_of(request)}};
@@ -425,8 +506,12 @@ Result<Spec> make_spec(const SpecRequest& request) {
     linux["readonlyPaths"] =
         context.readonly_paths_size() ? array_of(context.readonly_paths()) : array_of(kReadonlyPaths);
   }
+  // The files are the container's own; processes of other labels have no business there.
+  if (!selinux->empty()) linux["mountLabel"] = *selinux;
   json::object annotations;
-  if (*filter == Filter::standard) {
+  if (filter->kind == Filter::Kind::file) {
+    linux["seccomp"] = std::move(filter->document);
+  } else if (filter->kind == Filter::Kind::standard) {
     if (request.compiled_seccomp) {
       auto compiled = compiled_seccomp(capabilities->granted);
       if (!compiled) return compiled.status();

@@ -124,10 +124,35 @@ TEST_F(SpecTest, SeccompProfilesAreChosenAsAsked) {
   context().mutable_seccomp()->set_profile_type(runtime::v1::SecurityProfile::RuntimeDefault);
   EXPECT_TRUE(document().at("linux").as_object().contains("seccomp"));
   context().mutable_seccomp()->set_profile_type(runtime::v1::SecurityProfile::Localhost);
-  EXPECT_EQ(make().status().code(), Code::unimplemented);
+  context().mutable_seccomp()->set_localhost_ref("/nowhere/profile.json");
+  EXPECT_EQ(make().status().code(), Code::failed_precondition);
+  context().mutable_seccomp()->set_localhost_ref("profile.json");
+  EXPECT_EQ(make().status().code(), Code::invalid_argument);
+  const std::string path = testing::TempDir() + "pintle-seccomp-profile-" + std::to_string(getpid()) + ".json";
+  std::ofstream(path) << R"({"defaultAction": "SCMP_ACT_LOG"})";
+  context().mutable_seccomp()->set_localhost_ref(path);
+  EXPECT_EQ(document().at("linux").at("seccomp").at("defaultAction").as_string(), "SCMP_ACT_LOG");
+  std::ofstream(path) << R"({"defaultAction": "SCMP_ACT_LOG", "includes": {}})";
+  EXPECT_THAT(make().status().message(), HasSubstr("\"includes\""));
+  std::filesystem::remove(path);
   context().clear_seccomp();
   context().set_seccomp_profile_path("nonsense");
   EXPECT_EQ(make().status().code(), Code::invalid_argument);
+}
+
+TEST_F(SpecTest, LabelsNeedAHostThatHasThem) {
+  host_.has_selinux = host_.has_apparmor = false;
+  context().mutable_selinux_options()->set_level("s0:c1,c2");
+  EXPECT_THAT(make().status().message(), HasSubstr("this node has no SELinux"));
+  host_.has_selinux = true;
+  EXPECT_EQ(document().at("process").at("selinuxLabel").as_string(), "system_u:system_r:container_t:s0:c1,c2");
+  EXPECT_EQ(document().at("linux").at("mountLabel").as_string(), "system_u:system_r:container_t:s0:c1,c2");
+  context().mutable_selinux_options()->set_type("a b");
+  EXPECT_EQ(make().status().code(), Code::invalid_argument);
+  context().clear_selinux_options();
+  context().mutable_apparmor()->set_profile_type(runtime::v1::SecurityProfile::Localhost);
+  context().mutable_apparmor()->set_localhost_ref("tight");
+  EXPECT_THAT(make().status().message(), HasSubstr("this node has no AppArmor"));
 }
 
 TEST_F(SpecTest, NamespacesAreJoinedByPathAndTheNodesAreLeftOut) {

@@ -64,6 +64,9 @@ class NodeAgent : public testing::Test {
         {"nodeAddress", "192.0.2.7"},
         {"clusterDNS", json::array()},
         {"clusterDomain", "cluster.local"},
+        {"cgroupRoot", ""},
+        {"podPidsLimit", 0},
+        {"seccompProfiles", path("seccomp")},
         {"restartBackoff", {{"initialSeconds", 0.05}, {"maximumSeconds", 0.2}, {"resetSeconds", 10}}}};
     options.config = json::serialize(config);
     agent = &node.load(PLUGINS "/node-agent.so", options);

@@ -6,6 +6,7 @@
 
 #include "cri/api.pb.h"
 #include "k8s/core/v1/pod.pb.h"
+#include "plugins/node-agent/volumes.hpp"
 #include "sdk/api/pod.hpp"
 #include "sdk/api/quantity.hpp"
 
@@ -32,11 +33,8 @@ api::Quantity amount(const Map& map, const char* name) {
   return found == map.end() ? api::Quantity() : api::Quantity::of(found->second);
 }
 
-std::string hostname_of(const core::Pod& pod) {
-  std::string name = pod.spec().hostname().empty() ? pod.metadata().name() : pod.spec().hostname();
-  if (name.size() > kLongestHostname) name.resize(kLongestHostname);
-  while (!name.empty() && (name.back() == '-' || name.back() == '.')) name.pop_back();
-  return name;
+std::string hostname_of(const core::Pod& pod, const NodeFacts& node) {
+  return pod.spec().set_hostname_as_fqdn() ? full_hostname_of(pod, node.cluster_domain) : short_hostname_of(pod);
 }
 
 void set_dns(cri::DNSConfig& dns, const WantedPod& pod, const NodeFacts& node) {
@@ -79,17 +77,80 @@ void set_dns(cri::DNSConfig& dns, const WantedPod& pod, const NodeFacts& node) {
 void set_namespaces(cri::NamespaceOption& options, const core::PodSpec& spec) {
   options.set_network(spec.host_network() ? cri::NODE : cri::POD);
   options.set_ipc(spec.host_ipc() ? cri::NODE : cri::POD);
-  options.set_pid(spec.host_pid() ? cri::NODE : cri::CONTAINER);
+  options.set_pid(spec.host_pid() ? cri::NODE : spec.share_process_namespace() ? cri::POD : cri::CONTAINER);
 }
 
-void set_seccomp(cri::SecurityProfile& profile, const core::SeccompProfile* wanted) {
+void set_seccomp(cri::SecurityProfile& profile, const core::SeccompProfile* wanted, const NodeFacts& node) {
   profile.set_profile_type(cri::SecurityProfile::RuntimeDefault);
   if (!wanted) return;
   if (wanted->type() == "Unconfined") profile.set_profile_type(cri::SecurityProfile::Unconfined);
   if (wanted->type() == "Localhost") {
     profile.set_profile_type(cri::SecurityProfile::Localhost);
-    profile.set_localhost_ref(wanted->localhost_profile());
+    profile.set_localhost_ref(node.seccomp_folder + "/" + wanted->localhost_profile());
   }
+}
+
+void set_apparmor(cri::SecurityProfile& profile, const core::AppArmorProfile& wanted) {
+  profile.set_profile_type(wanted.type() == "Unconfined"  ? cri::SecurityProfile::Unconfined
+                           : wanted.type() == "Localhost" ? cri::SecurityProfile::Localhost
+                                                          : cri::SecurityProfile::RuntimeDefault);
+  profile.set_localhost_ref(wanted.localhost_profile());
+}
+
+void set_selinux(cri::SELinuxOption& option, const core::SELinuxOptions& wanted) {
+  option.set_user(wanted.user());
+  option.set_role(wanted.role());
+  option.set_type(wanted.type());
+  option.set_level(wanted.level());
+}
+
+template <class Context>
+void set_groups(Context& out, const core::PodSecurityContext& of_pod) {
+  for (const int64_t group : of_pod.supplemental_groups()) out.add_supplemental_groups(group);
+  if (of_pod.has_fs_group()) out.add_supplemental_groups(of_pod.fs_group());
+  if (of_pod.supplemental_groups_policy() == "Strict")
+    out.set_supplemental_groups_policy(cri::SupplementalGroupsPolicy::Strict);
+}
+
+int64_t shares_of(int64_t milli) { return std::clamp(milli * kSharesOfCore / 1000, kLeastShares, kMostShares); }
+int64_t quota_of(int64_t milli) { return std::max(milli * kQuotaPeriod / 1000, kLeastQuota); }
+
+/// What all containers of a pod may use together, as kubelet reckons it: requests are added up; limits too, where every container
+/// has one. Init containers run one after the other, those that go on running beside the others.
+cri::LinuxContainerResources resources_of_pod(const core::Pod& pod) {
+  struct Sum {
+    api::Quantity amount;
+    bool complete = true;
+  };
+  const auto sum = [&](const char* name, bool limits) {
+    Sum total, sidecars, largest;
+    const auto of = [&](const core::Container& container, bool& complete) {
+      const auto& amounts = limits ? container.resources().limits() : container.resources().requests();
+      complete = complete && amounts.contains(name) && !amount(amounts, name).is_zero();
+      return amount(amounts, name);
+    };
+    for (const core::Container& container : pod.spec().containers()) total.amount += of(container, total.complete);
+    for (const core::Container& container : pod.spec().init_containers()) {
+      const api::Quantity own = of(container, total.complete);
+      if (container.restart_policy() == "Always") {
+        total.amount += own;
+        sidecars.amount += own;
+      } else if (own + sidecars.amount > largest.amount) {
+        largest.amount = own + sidecars.amount;
+      }
+    }
+    if (largest.amount > total.amount) total.amount = largest.amount;
+    return total;
+  };
+  cri::LinuxContainerResources resources;
+  resources.set_cpu_shares(shares_of(sum("cpu", false).amount.milli()));
+  if (const Sum cpu = sum("cpu", true); cpu.complete) {
+    resources.set_cpu_period(kQuotaPeriod);
+    resources.set_cpu_quota(quota_of(cpu.amount.milli()));
+  }
+  if (const Sum memory = sum("memory", true); memory.complete)
+    resources.set_memory_limit_in_bytes(memory.amount.units());
+  return resources;
 }
 
 void set_resources(cri::LinuxContainerResources& resources, const WantedPod& pod, const core::Container& container,
@@ -102,10 +163,10 @@ void set_resources(cri::LinuxContainerResources& resources, const WantedPod& pod
   const int64_t shared_milli = cpu_request.is_zero() && container.resources().requests().count("cpu") == 0
                                    ? cpu_limit.milli()
                                    : cpu_request.milli();
-  resources.set_cpu_shares(std::clamp(shared_milli * kSharesOfCore / 1000, kLeastShares, kMostShares));
+  resources.set_cpu_shares(shares_of(shared_milli));
   if (!cpu_limit.is_zero()) {
     resources.set_cpu_period(kQuotaPeriod);
-    resources.set_cpu_quota(std::max(cpu_limit.milli() * kQuotaPeriod / 1000, kLeastQuota));
+    resources.set_cpu_quota(quota_of(cpu_limit.milli()));
   }
   if (!memory_limit.is_zero()) resources.set_memory_limit_in_bytes(memory_limit.units());
 
@@ -122,7 +183,8 @@ void set_resources(cri::LinuxContainerResources& resources, const WantedPod& pod
   }
 }
 
-void set_security(cri::LinuxContainerSecurityContext& out, const core::Pod& pod, const core::Container& container) {
+void set_security(cri::LinuxContainerSecurityContext& out, const core::Pod& pod, const core::Container& container,
+                  const NodeFacts& node) {
   const core::PodSecurityContext& of_pod = pod.spec().security_context();
   const core::SecurityContext& own = container.security_context();
   set_namespaces(*out.mutable_namespace_options(), pod.spec());
@@ -136,18 +198,99 @@ void set_security(cri::LinuxContainerSecurityContext& out, const core::Pod& pod,
     out.mutable_run_as_group()->set_value(of_pod.run_as_group());
   for (const std::string& name : own.capabilities().add()) out.mutable_capabilities()->add_add_capabilities(name);
   for (const std::string& name : own.capabilities().drop()) out.mutable_capabilities()->add_drop_capabilities(name);
+  set_groups(out, of_pod);
+  if (own.has_se_linux_options())
+    set_selinux(*out.mutable_selinux_options(), own.se_linux_options());
+  else if (of_pod.has_se_linux_options())
+    set_selinux(*out.mutable_selinux_options(), of_pod.se_linux_options());
+  if (own.has_app_armor_profile())
+    set_apparmor(*out.mutable_apparmor(), own.app_armor_profile());
+  else if (of_pod.has_app_armor_profile())
+    set_apparmor(*out.mutable_apparmor(), of_pod.app_armor_profile());
   if (own.privileged()) {
     out.mutable_seccomp()->set_profile_type(cri::SecurityProfile::Unconfined);
     return;
   }
-  set_seccomp(*out.mutable_seccomp(), own.has_seccomp_profile()      ? &own.seccomp_profile()
-                                      : of_pod.has_seccomp_profile() ? &of_pod.seccomp_profile()
-                                                                     : nullptr);
+  set_seccomp(*out.mutable_seccomp(),
+              own.has_seccomp_profile()      ? &own.seccomp_profile()
+              : of_pod.has_seccomp_profile() ? &of_pod.seccomp_profile()
+                                             : nullptr,
+              node);
   for (const char* path : kMaskedPaths) out.add_masked_paths(path);
   for (const char* path : kReadonlyPaths) out.add_readonly_paths(path);
 }
 
+/// Kubernetes' HostToContainer is a slave of the node's mounts, Bidirectional a peer.
+cri::MountPropagation propagation_of(const std::string& wanted) {
+  return wanted == "HostToContainer" ? cri::PROPAGATION_HOST_TO_CONTAINER
+         : wanted == "Bidirectional" ? cri::PROPAGATION_BIDIRECTIONAL
+                                     : cri::PROPAGATION_PRIVATE;
+}
+
+void set_mounts(cri::ContainerConfig& config, const core::Pod& pod, const ContainerPlan& plan) {
+  const core::Container& container = *plan.container;
+  for (int i = 0; i < container.volume_mounts_size(); ++i) {
+    const core::VolumeMount& wanted = container.volume_mounts(i);
+    cri::Mount& mount = *config.add_mounts();
+    // A relative mountPath is one from the root, as Kubernetes takes it.
+    mount.set_container_path(wanted.mount_path().starts_with('/') ? wanted.mount_path() : "/" + wanted.mount_path());
+    const auto sub_path = plan.sub_paths.find(i);
+    mount.set_host_path(sub_path == plan.sub_paths.end() ? plan.volumes.at(wanted.name()) : sub_path->second);
+    const auto volume = std::find_if(pod.spec().volumes().begin(), pod.spec().volumes().end(),
+                                     [&](const core::Volume& one) { return one.name() == wanted.name(); });
+    mount.set_readonly(wanted.read_only() || (volume != pod.spec().volumes().end() && is_read_only(*volume)));
+    mount.set_propagation(propagation_of(wanted.mount_propagation()));
+    mount.set_recursive_read_only(wanted.recursive_read_only() == "Enabled" ||
+                                  wanted.recursive_read_only() == "IfPossible");
+  }
+  if (plan.hosts.empty()) return;
+  cri::Mount& hosts = *config.add_mounts();
+  hosts.set_container_path("/etc/hosts");
+  hosts.set_host_path(plan.hosts);
+  hosts.set_readonly(container.security_context().read_only_root_filesystem());
+}
+
+/// Those that lead from the node into the pod; a pod of the node's network has the node's ports as they are.
+void set_ports(cri::PodSandboxConfig& config, const core::PodSpec& spec) {
+  if (spec.host_network()) return;
+  const auto add = [&](const core::Container& container) {
+    for (const core::ContainerPort& port : container.ports()) {
+      if (port.host_port() == 0) continue;
+      cri::PortMapping& mapping = *config.add_port_mappings();
+      mapping.set_protocol(port.protocol() == "UDP" ? cri::UDP : port.protocol() == "SCTP" ? cri::SCTP : cri::TCP);
+      mapping.set_container_port(port.container_port());
+      mapping.set_host_port(port.host_port());
+      mapping.set_host_ip(port.host_ip());
+    }
+  };
+  for (const core::Container& container : spec.init_containers()) add(container);
+  for (const core::Container& container : spec.containers()) add(container);
+}
+
 }  // namespace
+
+std::string short_hostname_of(const core::Pod& pod) {
+  std::string name = pod.spec().hostname().empty() ? pod.metadata().name() : pod.spec().hostname();
+  if (name.size() > kLongestHostname) name.resize(kLongestHostname);
+  while (!name.empty() && (name.back() == '-' || name.back() == '.')) name.pop_back();
+  return name;
+}
+
+std::string full_hostname_of(const core::Pod& pod, const std::string& cluster_domain) {
+  const std::string name = short_hostname_of(pod);
+  if (pod.spec().subdomain().empty()) return name;
+  return name + "." + pod.spec().subdomain() + "." + pod.metadata().namespace_() + ".svc." + cluster_domain;
+}
+
+std::string cgroup_of(const WantedPod& pod, const std::string& root) {
+  if (root.empty()) return {};
+  const std::string_view quality = api::quality_of_service(*pod.pod);
+  return root +
+         (quality == "Guaranteed"  ? ""
+          : quality == "Burstable" ? "/burstable"
+                                   : "/besteffort") +
+         "/pod" + pod.uid;
+}
 
 Resolver parse_resolver(std::string_view resolv_conf) {
   Resolver resolver;
@@ -195,10 +338,11 @@ cri::PodSandboxConfig sandbox_config(const WantedPod& pod, const NodeFacts& node
   config.mutable_metadata()->set_namespace_(pod.namespace_name);
   config.mutable_metadata()->set_uid(pod.uid);
   config.mutable_metadata()->set_attempt(attempt);
-  if (!spec.host_network()) config.set_hostname(hostname_of(object));
+  if (!spec.host_network()) config.set_hostname(hostname_of(object, node));
   config.set_log_directory(log_folder_of(node, pod));
   // Policy Default without a dnsConfig leaves this empty: the runtime then gives the node's own resolv.conf.
   set_dns(*config.mutable_dns_config(), pod, node);
+  set_ports(config, spec);
   for (const auto& [key, value] : object.metadata().labels()) (*config.mutable_labels())[key] = value;
   (*config.mutable_labels())[label::kPodName] = pod.name;
   (*config.mutable_labels())[label::kPodNamespace] = pod.namespace_name;
@@ -214,7 +358,17 @@ cri::PodSandboxConfig sandbox_config(const WantedPod& pod, const NodeFacts& node
   if (spec.security_context().has_run_as_group())
     security.mutable_run_as_group()->set_value(spec.security_context().run_as_group());
   set_seccomp(*security.mutable_seccomp(),
-              spec.security_context().has_seccomp_profile() ? &spec.security_context().seccomp_profile() : nullptr);
+              spec.security_context().has_seccomp_profile() ? &spec.security_context().seccomp_profile() : nullptr,
+              node);
+  set_groups(security, spec.security_context());
+  if (spec.security_context().has_se_linux_options())
+    set_selinux(*security.mutable_selinux_options(), spec.security_context().se_linux_options());
+  for (const core::Sysctl& sysctl : spec.security_context().sysctls())
+    (*config.mutable_linux()->mutable_sysctls())[sysctl.name()] = sysctl.value();
+  if (!node.cgroups.root.empty()) {
+    config.mutable_linux()->set_cgroup_parent(cgroup_of(pod, node.cgroups.root));
+    *config.mutable_linux()->mutable_resources() = resources_of_pod(object);
+  }
   security.set_privileged(
       std::any_of(spec.containers().begin(), spec.containers().end(),
                   [](const core::Container& container) { return container.security_context().privileged(); }));
@@ -241,13 +395,7 @@ cri::ContainerConfig container_config(const WantedPod& pod, const NodeFacts& nod
   config.set_working_dir(container.working_dir());
   config.set_tty(container.tty());
 
-  for (const core::VolumeMount& wanted : container.volume_mounts()) {
-    cri::Mount& mount = *config.add_mounts();
-    // A relative mountPath is one from the root, as Kubernetes takes it.
-    mount.set_container_path(wanted.mount_path().starts_with('/') ? wanted.mount_path() : "/" + wanted.mount_path());
-    mount.set_host_path(plan.volumes.at(wanted.name()));
-    mount.set_readonly(wanted.read_only());
-  }
+  set_mounts(config, *pod.pod, plan);
 
   (*config.mutable_labels())[label::kPodName] = pod.name;
   (*config.mutable_labels())[label::kPodNamespace] = pod.namespace_name;
@@ -260,7 +408,7 @@ cri::ContainerConfig container_config(const WantedPod& pod, const NodeFacts& nod
   config.set_log_path(log_path_of(container.name(), plan.attempt));
 
   set_resources(*config.mutable_linux()->mutable_resources(), pod, container, node);
-  set_security(*config.mutable_linux()->mutable_security_context(), *pod.pod, container);
+  set_security(*config.mutable_linux()->mutable_security_context(), *pod.pod, container, node);
   return config;
 }
 

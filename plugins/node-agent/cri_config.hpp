@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "plugins/node-agent/manifests.hpp"
+#include "plugins/node-agent/pod_cgroups.hpp"
 #include "plugins/node-agent/variables.hpp"
 
 namespace runtime::v1 {
@@ -47,9 +48,18 @@ struct NodeFacts {
   std::string address;     ///< the node's
   std::vector<std::string> cluster_dns;
   std::string cluster_domain;
-  Resolver resolver;         ///< the node's own
-  int64_t memory_bytes = 0;  ///< the node's
+  Resolver resolver;           ///< the node's own
+  int64_t memory_bytes = 0;    ///< the node's
+  std::string seccomp_folder;  ///< of localhost profiles
+  CgroupSettings cgroups;
 };
+
+/// The first label that a pod has as its name, and with a subdomain its whole name in DNS ("web.shop.default.svc.cluster.local").
+std::string short_hostname_of(const core::Pod& pod);
+std::string full_hostname_of(const core::Pod& pod, const std::string& cluster_domain);
+
+/// The cgroup of a pod, by its quality of service: "/kubepods/burstable/podUID".
+std::string cgroup_of(const WantedPod& pod, const std::string& root);
 
 /// "/var/log/pods/default_web_UID"
 std::string log_folder_of(const NodeFacts& node, const WantedPod& pod);
@@ -64,6 +74,8 @@ struct ContainerPlan {
   uint32_t attempt = 0;
   RunningFacts facts;
   std::map<std::string, std::string> volumes;  ///< where each volume of the pod is on the node
+  std::map<int, std::string> sub_paths;        ///< instead of it, by index of the volume mount
+  std::string hosts;                           ///< for /etc/hosts; empty: the runtime's own
 };
 cri::ContainerConfig container_config(const WantedPod& pod, const NodeFacts& node, const ContainerPlan& plan);
 

@@ -30,6 +30,7 @@ NodeFacts node() {
   facts.cluster_domain = "cluster.local";
   facts.resolver = {{"192.0.2.53"}, {"example.com"}, {"edns0"}};
   facts.memory_bytes = int64_t{8} << 30;
+  facts.seccomp_folder = "/profiles";
   return facts;
 }
 cri::ContainerConfig container_of(const WantedPod& pod) {
@@ -129,7 +130,7 @@ TEST(ContainerConfig, follows_the_security_context) {
   EXPECT_TRUE(tight.no_new_privs());
   EXPECT_THAT(tight.capabilities().add_capabilities(), ElementsAre("NET_ADMIN"));
   EXPECT_THAT(tight.capabilities().drop_capabilities(), ElementsAre("ALL"));
-  EXPECT_EQ(tight.seccomp().localhost_ref(), "a.json");
+  EXPECT_EQ(tight.seccomp().localhost_ref(), "/profiles/a.json");
   const cri::LinuxContainerSecurityContext loose =
       container_of(with_container("securityContext: {privileged: true}")).linux().security_context();
   EXPECT_TRUE(loose.privileged());

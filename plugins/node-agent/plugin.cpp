@@ -72,6 +72,9 @@ agent::AgentSettings settings_of(const Host& host) {
   if (servers.size() == 1 && servers.front() == "127.0.0.53")
     if (Result<std::string> behind = files::read_file("/run/systemd/resolve/resolv.conf"); behind)
       settings.node.resolver = agent::parse_resolver(*behind);
+  settings.node.seccomp_folder = std::string(config.at("seccompProfiles").get_string());
+  settings.node.cgroups.root = std::string(config.at("cgroupRoot").get_string());
+  settings.node.cgroups.pids_limit = config.at("podPidsLimit").to_number<int64_t>();
   const json::value& backoff = config.at("restartBackoff");
   settings.backoff = {seconds_of(backoff.at("initialSeconds")), seconds_of(backoff.at("maximumSeconds")),
                       seconds_of(backoff.at("resetSeconds"))};

@@ -8,6 +8,8 @@
 #include <cerrno>
 
 #include "k8s/core/v1/pod.pb.h"
+#include "plugins/node-agent/cri_config.hpp"
+#include "plugins/node-agent/volumes.hpp"
 #include "sdk/support/files/files.hpp"
 
 namespace pintle::agent {
@@ -23,29 +25,37 @@ Status remove_path(const std::string& path) {
   return files::remove_tree(parent->get(), path.substr(slash + 1));
 }
 
-Status check_host_path(const core::HostPathVolumeSource& source, const std::string& volume) {
-  const std::string& path = source.path();
-  const std::string& type = source.type();
-  const auto wrong = [&](const std::string& what) {
-    return failed_precondition("volume \"" + volume + "\": hostPath " + path + " " + what);
-  };
-  if (type.empty()) return Status::ok();
-  struct stat info {};
-  const bool exists = stat(path.c_str(), &info) == 0;
-  if (!exists && errno != ENOENT) return status_from_errno(errno, "volume \"" + volume + "\": hostPath " + path);
-  if (!exists && type == "DirectoryOrCreate")
-    return files::make_folders(path, 0755).with_context("volume \"" + volume + "\"");
-  if (!exists && type == "FileOrCreate") {
-    Result<files::Descriptor> file = files::open_at(AT_FDCWD, path, O_CREAT | O_EXCL | O_WRONLY, 0644);
-    return file ? Status::ok() : file.status().with_context("volume \"" + volume + "\"");
+bool mounts_at(const core::Container& container, std::string_view path) {
+  return std::any_of(container.volume_mounts().begin(), container.volume_mounts().end(),
+                     [&](const core::VolumeMount& mount) { return mount.mount_path() == path; });
+}
+
+/// With names of its own, or else the runtime's file is right.
+bool wants_hosts(const core::PodSpec& spec) {
+  return spec.host_aliases_size() > 0 || (!spec.subdomain().empty() && !spec.host_network());
+}
+
+std::string hosts_text(const core::Pod& pod, const RunningFacts& facts, const std::string& domain) {
+  const core::PodSpec& spec = pod.spec();
+  std::string text;
+  if (spec.host_network()) {
+    if (Result<std::string> own = files::read_file("/etc/hosts"); own) text = *own;
+    if (!text.empty() && text.back() != '\n') text += '\n';
+  } else {
+    text =
+        "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\nfe00::0\tip6-localnet\n"
+        "ff02::1\tip6-allnodes\nff02::2\tip6-allrouters\n";
+    const std::string name = short_hostname_of(pod);
+    const std::string full = full_hostname_of(pod, domain);
+    for (const std::string& address : facts.pod_addresses)
+      text += address + "\t" + (full == name ? name : full + "\t" + name) + "\n";
   }
-  if (!exists) return wrong("does not exist, but its type is " + type);
-  if (type.starts_with("Directory") && !S_ISDIR(info.st_mode)) return wrong("is no directory");
-  if (type.starts_with("File") && !S_ISREG(info.st_mode)) return wrong("is no regular file");
-  if (type == "Socket" && !S_ISSOCK(info.st_mode)) return wrong("is no socket");
-  if (type == "CharDevice" && !S_ISCHR(info.st_mode)) return wrong("is no character device");
-  if (type == "BlockDevice" && !S_ISBLK(info.st_mode)) return wrong("is no block device");
-  return Status::ok();
+  for (const core::HostAlias& alias : spec.host_aliases()) {
+    text += alias.ip();
+    for (const std::string& name : alias.hostnames()) text += "\t" + name;
+    text += "\n";
+  }
+  return text;
 }
 
 }  // namespace
@@ -86,27 +96,70 @@ Status PodFiles::save(const WantedPod& pod) const {
 
 Result<std::map<std::string, std::string>> PodFiles::prepare(const WantedPod& pod,
                                                              const std::string& log_folder) const {
-  for (const core::Container& container : pod.pod->spec().containers())
-    if (Status made = files::make_folders(log_folder + "/" + container.name(), 0755); !made) return made;
+  for (const auto* list : {&pod.pod->spec().init_containers(), &pod.pod->spec().containers()})
+    for (const core::Container& container : *list)
+      if (Status made = files::make_folders(log_folder + "/" + container.name(), 0755); !made) return made;
+  if (Status made = make_pod_cgroup(cgroups_, cgroup_of(pod, cgroups_.root)); !made) return made;
   std::map<std::string, std::string> places;
   for (const core::Volume& volume : pod.pod->spec().volumes()) {
-    if (volume.volume_source().has_host_path()) {
-      const core::HostPathVolumeSource& source = volume.volume_source().host_path();
-      if (Status right = check_host_path(source, volume.name()); !right) return right;
-      places[volume.name()] = source.path();
-      continue;
-    }
-    const std::string place = pod_folder(pod.uid) + "/volumes/" + volume.name();
-    if (Status made = files::make_folders(place, 0700); !made) return made;
-    // Any user of the pod may write there, as in Kubernetes; umask must not take it away.
-    if (chmod(place.c_str(), 0777) != 0) return status_from_errno(errno, "chmod " + place);
-    places[volume.name()] = place;
+    Result<std::string> place = make_volume(*pod.pod, volume, pod_folder(pod.uid) + "/volumes/" + volume.name());
+    if (!place) return place.status();
+    places[volume.name()] = std::move(*place);
   }
   return places;
 }
 
+bool PodFiles::has_container_files(const core::Pod& pod, const core::Container& container) {
+  return wants_hosts(pod.spec()) || std::any_of(container.volume_mounts().begin(), container.volume_mounts().end(),
+                                                [](const core::VolumeMount& mount) {
+                                                  return !mount.sub_path().empty() || !mount.sub_path_expr().empty();
+                                                });
+}
+
+Result<ContainerFiles> PodFiles::prepare_container(const WantedPod& pod, const core::Container& container,
+                                                   const RunningFacts& facts,
+                                                   const std::map<std::string, std::string>& volumes,
+                                                   const std::string& cluster_domain) const {
+  ContainerFiles made;
+  const std::string folder = pod_folder(pod.uid);
+  if (wants_hosts(pod.pod->spec()) && !mounts_at(container, "/etc/hosts")) {
+    Result<files::Descriptor> opened = files::open_folder(folder);
+    if (!opened) return opened.status();
+    // In its place, so that containers that have it mounted see it too.
+    Result<files::Descriptor> file =
+        files::open_at(opened->get(), "etc-hosts", O_CREAT | O_TRUNC | O_WRONLY | O_NOFOLLOW, 0644);
+    if (!file) return file.status();
+    if (Status written = files::write_all(file->get(), hosts_text(*pod.pod, facts, cluster_domain)); !written)
+      return written;
+    if (fchmod(file->get(), 0644) != 0) return status_from_errno(errno, "chmod etc-hosts");
+    made.hosts = folder + "/etc-hosts";
+  }
+  std::map<std::string, std::string> values;
+  for (auto& [name, value] : environment_of(*pod.pod, container, facts)) values[name] = std::move(value);
+  for (int i = 0; i < container.volume_mounts_size(); ++i) {
+    const core::VolumeMount& mount = container.volume_mounts(i);
+    if (mount.sub_path().empty() && mount.sub_path_expr().empty()) continue;
+    const std::string what = "volumeMounts[" + std::to_string(i) + "] at " + mount.mount_path();
+    std::string path = mount.sub_path();
+    if (path.empty()) {
+      path = expand(mount.sub_path_expr(), values);
+      if (path.find("$(") != std::string::npos)
+        return failed_precondition(what + ": subPathExpr \"" + mount.sub_path_expr() +
+                                   "\" names a variable that is not set");
+      if (path.empty() || path.front() == '/')
+        return failed_precondition(what + ": subPathExpr becomes \"" + path + "\", which is no relative path");
+    }
+    const std::string target = folder + "/subpaths/" + container.name() + "/" + std::to_string(i);
+    if (Status pinned = pin_sub_path(volumes.at(mount.name()), path, target); !pinned) return pinned.with_context(what);
+    made.sub_paths[i] = target;
+  }
+  return made;
+}
+
 Status PodFiles::remove(const std::string& uid, const std::string& log_folder) const {
   Status logs = log_folder.empty() ? Status::ok() : remove_path(log_folder);
+  discard_pod_cgroup(cgroups_, uid);
+  if (Status unmounted = unmount_below(pod_folder(uid)); !unmounted) return unmounted;
   Status state = remove_path(pod_folder(uid));
   return logs ? state : logs;
 }

@@ -4,9 +4,9 @@
 ///
 ///     lock                       held by the instance that acts
 ///     pods/UID/pod.json          the pod as it was accepted (manifests.hpp)
-///     pods/UID/volumes/NAME      an emptyDir volume
+///     pods/UID/volumes/NAME      a volume that is not the node's own (volumes.hpp)
 ///
-/// and each pod's log folder. All functions block and may run on any thread.
+/// and each pod's log folder, and its cgroup (pod_cgroups.hpp). All functions block and may run on any thread.
 
 #include <map>
 #include <memory>
@@ -15,12 +15,21 @@
 #include <vector>
 
 #include "plugins/node-agent/manifests.hpp"
+#include "plugins/node-agent/pod_cgroups.hpp"
+#include "plugins/node-agent/variables.hpp"
 
 namespace pintle::agent {
 
+/// What one start of a container needs on the node besides the pod's volumes.
+struct ContainerFiles {
+  std::map<int, std::string> sub_paths;  ///< by index of the volume mount
+  std::string hosts;                     ///< to be mounted at /etc/hosts; empty: the runtime's own
+};
+
 class PodFiles {
  public:
-  explicit PodFiles(std::string folder) : folder_(std::move(folder)) {}
+  explicit PodFiles(std::string folder, CgroupSettings cgroups = {})
+      : folder_(std::move(folder)), cgroups_(std::move(cgroups)) {}
 
   const std::string& folder() const { return folder_; }
   /// All records; what is unreadable is reported by name and left out.
@@ -29,7 +38,13 @@ class PodFiles {
   /// Makes what the pod's containers mount and log into; gives each volume's place on the node. FAILED_PRECONDITION: a hostPath
   /// is not what its type says.
   Result<std::map<std::string, std::string>> prepare(const WantedPod& pod, const std::string& log_folder) const;
-  /// Removes logs, volumes and record.
+  /// Whether `prepare_container` has anything to make.
+  static bool has_container_files(const core::Pod& pod, const core::Container& container);
+  /// Makes it anew, before each start. FAILED_PRECONDITION: a subPath cannot be had.
+  Result<ContainerFiles> prepare_container(const WantedPod& pod, const core::Container& container,
+                                           const RunningFacts& facts, const std::map<std::string, std::string>& volumes,
+                                           const std::string& cluster_domain) const;
+  /// Unmounts and removes logs, volumes and record.
   Status remove(const std::string& uid, const std::string& log_folder) const;
   /// Uids of all pods that have a folder.
   std::vector<std::string> uids() const;
@@ -38,6 +53,7 @@ class PodFiles {
   std::string pod_folder(const std::string& uid) const { return folder_ + "/pods/" + uid; }
 
   std::string folder_;
+  CgroupSettings cgroups_;
 };
 
 }  // namespace pintle::agent

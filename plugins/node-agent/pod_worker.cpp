@@ -496,8 +496,24 @@ Task<std::optional<WallTime>> PodWorker::sync_container(PodRun& run, PodRun::Con
 
 Task<std::optional<WallTime>> PodWorker::start_container(PodRun& run, PodRun::Container& container) {
   const bool again = !container.statuses.empty();
-  ContainerPlan plan{container.spec, container.next_attempt, {context_.node.address, run.addresses}, *run.volumes};
+  ContainerPlan plan{.container = container.spec,
+                     .attempt = container.next_attempt,
+                     .facts = {context_.node.address, run.addresses},
+                     .volumes = *run.volumes,
+                     .sub_paths = {},
+                     .hosts = {}};
   if (run.wanted->pod->spec().host_network()) plan.facts.pod_addresses = {context_.node.address};
+  if (PodFiles::has_container_files(*run.wanted->pod, *container.spec)) {
+    auto work = [files = context_.files, pod = run.wanted, spec = container.spec, facts = plan.facts,
+                 volumes = *run.volumes, domain = context_.node.cluster_domain] {
+      return files.prepare_container(*pod, *spec, facts, volumes, domain);
+    };
+    auto working = context_.host.blocking(std::move(work));
+    Result<ContainerFiles> made = co_await std::move(working);
+    if (!made) co_return fail(run, container, "CreateContainerConfigError", made.status().message());
+    plan.sub_paths = std::move(made->sub_paths);
+    plan.hosts = std::move(made->hosts);
+  }
   cri::CreateContainerRequest create;
   create.set_pod_sandbox_id(run.sandbox_id);
   *create.mutable_config() = container_config(*run.wanted, context_.node, plan);

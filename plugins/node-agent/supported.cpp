@@ -1,6 +1,7 @@
 // The closed list of what a Pod can ask for that this agent does not do yet. A feature that arrives takes its line away here.
 
 #include <algorithm>
+#include <set>
 
 #include "k8s/core/v1/pod.pb.h"
 #include "plugins/node-agent/manifests.hpp"
@@ -20,9 +21,6 @@ class Unsupported {
     refuse(spec.init_containers_size() > 0, child(at, "initContainers"), "init containers are");
     refuse(spec.ephemeral_containers_size() > 0, child(at, "ephemeralContainers"), "ephemeral containers are");
     refuse(spec.has_active_deadline_seconds(), child(at, "activeDeadlineSeconds"), "deadlines of pods are");
-    refuse(spec.share_process_namespace(), child(at, "shareProcessNamespace"),
-           "a process namespace shared by containers is");
-    refuse(spec.host_aliases_size() > 0, child(at, "hostAliases"), "host aliases are");
     refuse(spec.image_pull_secrets_size() > 0, child(at, "imagePullSecrets"), "pull secrets are");
     refuse(!spec.runtime_class_name().empty(), child(at, "runtimeClassName"), "runtime classes are");
     refuse(spec.overhead_size() > 0, child(at, "overhead"), "overhead of runtime classes is");
@@ -31,21 +29,15 @@ class Unsupported {
     refuse(spec.resource_claims_size() > 0, child(at, "resourceClaims"), "resource claims are");
     refuse(spec.has_resources(), child(at, "resources"), "resources of whole pods are");
     refuse(spec.has_host_users() && !spec.host_users(), child(at, "hostUsers"), "user namespaces are");
-    refuse(spec.set_hostname_as_fqdn(), child(at, "setHostnameAsFQDN"), "a full domain name as hostname is");
     refuse(!spec.hostname_override().empty(), child(at, "hostnameOverride"), "hostname overrides are");
-    refuse(!spec.subdomain().empty(), child(at, "subdomain"), "subdomains are");
     refuse(spec.has_os() && spec.os().name() != "linux", child(at, "os"), "other systems than linux are");
     const core::PodSecurityContext& security = spec.security_context();
     const std::string security_at = child(at, "securityContext");
-    refuse(security.has_se_linux_options(), child(security_at, "seLinuxOptions"), "SELinux labels are");
-    refuse(security.has_app_armor_profile(), child(security_at, "appArmorProfile"), "AppArmor profiles are");
     refuse(security.has_windows_options(), child(security_at, "windowsOptions"), "Windows containers are");
-    refuse(security.has_fs_group(), child(security_at, "fsGroup"), "file system groups are");
-    refuse(security.supplemental_groups_size() > 0, child(security_at, "supplementalGroups"),
-           "supplementary groups are");
-    refuse(security.supplemental_groups_policy() == "Strict", child(security_at, "supplementalGroupsPolicy"),
-           "this policy is");
-    refuse(security.sysctls_size() > 0, child(security_at, "sysctls"), "sysctls are");
+    refuse(security.app_armor_profile().type() == "RuntimeDefault", child(security_at, "appArmorProfile"),
+           "AppArmor profiles besides those of the node (type Localhost) are");
+    for (int i = 0; i < security.sysctls_size(); ++i)
+      sysctl(security.sysctls(i), child(child(security_at, "sysctls"), static_cast<size_t>(i)));
     for (int i = 0; i < spec.volumes_size(); ++i)
       volume(spec.volumes(i), child(child(at, "volumes"), static_cast<size_t>(i)));
     for (int i = 0; i < spec.containers_size(); ++i)
@@ -62,13 +54,39 @@ class Unsupported {
     std::vector<const google::protobuf::FieldDescriptor*> set;
     source.GetReflection()->ListFields(source, &set);
     for (const auto* field : set)
-      if (field->name() != "empty_dir" && field->name() != "host_path")
+      if (field->name() != "empty_dir" && field->name() != "host_path" && field->name() != "downward_api" &&
+          field->name() != "projected")
         problems_.push_back(
-            {child(at, field->json_name()), "volumes of this kind are not supported yet: use emptyDir or hostPath"});
-    refuse(!source.empty_dir().medium().empty(), child(child(at, "emptyDir"), "medium"),
-           "emptyDir volumes in memory are");
-    refuse(source.empty_dir().has_size_limit(), child(child(at, "emptyDir"), "sizeLimit"),
-           "size limits of emptyDir volumes are");
+            {child(at, field->json_name()),
+             "volumes of this kind are not supported yet: use emptyDir, hostPath, downwardAPI or projected"});
+    for (int i = 0; i < source.projected().sources_size(); ++i) {
+      const core::VolumeProjection& projection = source.projected().sources(i);
+      refuse(!projection.has_downward_api(), child(child(child(at, "projected"), "sources"), static_cast<size_t>(i)),
+             "sources besides downwardAPI are");
+    }
+    refuse(source.empty_dir().medium().starts_with("HugePages"), child(child(at, "emptyDir"), "medium"),
+           "emptyDir volumes of huge pages are");
+  }
+
+  /// Those that Kubernetes calls safe: they are the pod's own, and can neither harm the node nor its other pods.
+  void sysctl(const core::Sysctl& sysctl, const std::string& at) {
+    static const std::set<std::string_view> safe = {"kernel.shm_rmid_forced",
+                                                    "net.ipv4.ip_local_port_range",
+                                                    "net.ipv4.tcp_syncookies",
+                                                    "net.ipv4.ping_group_range",
+                                                    "net.ipv4.ip_unprivileged_port_start",
+                                                    "net.ipv4.ip_local_reserved_ports",
+                                                    "net.ipv4.tcp_keepalive_time",
+                                                    "net.ipv4.tcp_fin_timeout",
+                                                    "net.ipv4.tcp_keepalive_intvl",
+                                                    "net.ipv4.tcp_keepalive_probes",
+                                                    "net.ipv4.tcp_rmem",
+                                                    "net.ipv4.tcp_wmem"};
+    std::string name = sysctl.name();
+    if (name.find('/') < name.find('.')) std::replace(name.begin(), name.end(), '/', '.');
+    if (!safe.contains(name))
+      problems_.push_back(
+          {child(at, "name"), "sysctl \"" + sysctl.name() + "\" is not one of those that are safe for the node"});
   }
 
   void container(const core::Container& container, const core::PodSpec& spec, const std::string& at) {
@@ -88,31 +106,20 @@ class Unsupported {
       const std::string from = child(child(child(at, "env"), static_cast<size_t>(i)), "valueFrom");
       refuse(source.has_config_map_key_ref(), child(from, "configMapKeyRef"), "ConfigMaps are");
       refuse(source.has_secret_key_ref(), child(from, "secretKeyRef"), "Secrets are");
-      refuse(source.has_resource_field_ref(), child(from, "resourceFieldRef"), "references to resources are");
       refuse(source.has_file_key_ref(), child(from, "fileKeyRef"), "variables from files are");
     }
     for (int i = 0; i < container.ports_size(); ++i)
       refuse(!spec.host_network() && container.ports(i).host_port() != 0,
              child(child(child(at, "ports"), static_cast<size_t>(i)), "hostPort"), "host ports are");
-    for (int i = 0; i < container.volume_mounts_size(); ++i) {
-      const core::VolumeMount& mount = container.volume_mounts(i);
-      const std::string mount_at = child(child(at, "volumeMounts"), static_cast<size_t>(i));
-      refuse(!mount.sub_path().empty(), child(mount_at, "subPath"), "paths inside of volumes are");
-      refuse(!mount.sub_path_expr().empty(), child(mount_at, "subPathExpr"), "paths inside of volumes are");
-      refuse(!mount.mount_propagation().empty() && mount.mount_propagation() != "None",
-             child(mount_at, "mountPropagation"), "propagation of mounts is");
-      refuse(!mount.recursive_read_only().empty() && mount.recursive_read_only() != "Disabled",
-             child(mount_at, "recursiveReadOnly"), "recursive read-only mounts are");
-    }
     for (const auto& [name, quantity] : container.resources().limits())
       refuse(name != "cpu" && name != "memory", child(child(child(at, "resources"), "limits"), name),
              "limits besides cpu and memory are");
     refuse(container.resources().claims_size() > 0, child(child(at, "resources"), "claims"), "resource claims are");
     const core::SecurityContext& security = container.security_context();
     const std::string security_at = child(at, "securityContext");
-    refuse(security.has_se_linux_options(), child(security_at, "seLinuxOptions"), "SELinux labels are");
-    refuse(security.has_app_armor_profile(), child(security_at, "appArmorProfile"), "AppArmor profiles are");
     refuse(security.has_windows_options(), child(security_at, "windowsOptions"), "Windows containers are");
+    refuse(security.app_armor_profile().type() == "RuntimeDefault", child(security_at, "appArmorProfile"),
+           "AppArmor profiles besides those of the node (type Localhost) are");
     refuse(security.has_proc_mount() && security.proc_mount() != "Default", child(security_at, "procMount"),
            "unmasked /proc is");
   }

@@ -55,10 +55,22 @@ Status make_root(const Node& node, const std::string& folder, const images::Root
   return images::mount_overlay(overlay, target);
 }
 
+/// A folder of the node that is to be mounted and is missing is made, as other runtimes do.
+Status make_host_folders(const ::runtime::v1::ContainerConfig& config) {
+  for (const ::runtime::v1::Mount& mount : config.mounts()) {
+    const std::string& path = mount.host_path();
+    if (!path.starts_with('/') || access(path.c_str(), F_OK) == 0 || errno != ENOENT) continue;
+    if (Status made = files::make_folders(path, 0755); !made)
+      return made.with_context("mount at " + mount.container_path());
+  }
+  return {};
+}
+
 /// The mount points of the runtime are made by it; a missing working directory too, so nothing else is touched in the root.
 Result<oci::Spec> make_spec(const Node& node, const std::string& folder,
                             const runtime::v1::CreateContainerRequest& request, const images::Config& image,
                             const std::string& cgroup) {
+  if (Status made = make_host_folders(request.config()); !made) return made;
   auto root = files::open_folder(folder + "/rootfs");
   if (!root) return root.status();
   oci::SpecRequest wanted;

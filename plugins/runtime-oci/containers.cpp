@@ -88,6 +88,12 @@ bool Containers::has_sandbox(const std::string& id) const {
                      [&](const auto& entry) { return entry.second->record.sandbox_id == id; });
 }
 
+bool Containers::has_others_in(const std::string& cgroup, const std::string& sandbox_id) const {
+  return std::any_of(entries_.begin(), entries_.end(), [&](const auto& entry) {
+    return entry.second->record.sandbox_id != sandbox_id && entry.second->record.cgroup.starts_with(cgroup + "/");
+  });
+}
+
 void Containers::retire() {
   retiring_ = true;
   if (entries_.empty()) host_.retired();

@@ -44,6 +44,8 @@ class Containers {
   /// is gone.
   void retire();
   size_t size() const { return entries_.size(); }
+  /// Whether containers of other sandboxes have their cgroups in this one.
+  bool has_others_in(const std::string& cgroup, const std::string& sandbox_id) const;
 
   Task<Result<runtime::v1::CreateContainerResponse>> create(Call& call,
                                                             const runtime::v1::CreateContainerRequest& request);

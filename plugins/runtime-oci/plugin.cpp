@@ -155,8 +155,9 @@ class RuntimeService final : public runtime::v1::RuntimeBackend {
       Call&, const runtime::v1::RemoveSandboxRequest& request) override {
     if (!parts_.containers) co_return parts_.problem;
     const std::string& cgroup = request.cgroup_parent();
-    // A parent that several pods share is not a pod's to remove.
-    if (!cgroup.empty() && cgroup != parts_.node->settings.cgroup_parent) {
+    // A parent that several pods share is not a pod's to remove; nor is that of a pod which has a newer sandbox already.
+    if (!cgroup.empty() && cgroup != parts_.node->settings.cgroup_parent &&
+        !parts_.containers->has_others_in(cgroup, request.sandbox_id())) {
       const auto work = [node = parts_.node, cgroup] { return node->cgroups.remove(cgroup, 1000); };
       Task<Status> removing = host_.blocking(work);
       const Status status = co_await std::move(removing);

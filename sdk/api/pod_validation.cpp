@@ -2,6 +2,7 @@
 #include <google/protobuf/message.h>
 
 #include <algorithm>
+#include <cctype>
 #include <set>
 #include <tuple>
 
@@ -41,15 +42,25 @@ class PodValidator {
       add("/spec/serviceAccountName", subdomain_problem(spec.service_account_name()));
     dns(spec);
     pod_security(spec);
-    for (int i = 0; i < spec.host_aliases_size(); ++i)
-      add(child(child("/spec/hostAliases", static_cast<size_t>(i)), "ip"), address_problem(spec.host_aliases(i).ip()));
+    for (int i = 0; i < spec.host_aliases_size(); ++i) {
+      const std::string at = child("/spec/hostAliases", static_cast<size_t>(i));
+      add(child(at, "ip"), address_problem(spec.host_aliases(i).ip()));
+      for (int j = 0; j < spec.host_aliases(i).hostnames_size(); ++j)
+        add(child(child(at, "hostnames"), static_cast<size_t>(j)),
+            subdomain_problem(spec.host_aliases(i).hostnames(j)));
+    }
     for (int i = 0; i < spec.volumes_size(); ++i)
       volume(spec.volumes(i), child("/spec/volumes", static_cast<size_t>(i)));
     if (spec.containers_size() == 0) add("/spec/containers", "at least one container is required");
-    for (int i = 0; i < spec.init_containers_size(); ++i)
-      container(spec.init_containers(i), spec, child("/spec/initContainers", static_cast<size_t>(i)));
+    for (int i = 0; i < spec.init_containers_size(); ++i) {
+      const std::string at = child("/spec/initContainers", static_cast<size_t>(i));
+      container(spec.init_containers(i), spec, at);
+      init_container(spec.init_containers(i), at);
+    }
     for (int i = 0; i < spec.containers_size(); ++i)
       container(spec.containers(i), spec, child("/spec/containers", static_cast<size_t>(i)));
+    for (const auto& [pointer, name] : references_)
+      if (!containers_.contains(name)) add(child(pointer, "containerName"), "there is no container \"" + name + "\"");
   }
 
  private:
@@ -133,6 +144,80 @@ class PodValidator {
       add(child(pointer, "localhostProfile"), descending_path_problem(profile.localhost_profile()));
   }
 
+  void apparmor(const core::AppArmorProfile& profile, const std::string& pointer) {
+    if (profile.type().empty()) add(child(pointer, "type"), "a type is required");
+    one_of(profile, "type", profile.type(), child(pointer, "type"));
+    if (profile.type() == "Localhost" && profile.localhost_profile().empty())
+      add(child(pointer, "localhostProfile"), "is required with type Localhost");
+    if (profile.type() != "Localhost" && profile.has_localhost_profile())
+      add(child(pointer, "localhostProfile"), "may only be set with type Localhost");
+  }
+
+  /// Files of the pod's own fields, in a downwardAPI volume or a projected one.
+  void downward_items(const google::protobuf::RepeatedPtrField<core::DownwardAPIVolumeFile>& items,
+                      const std::string& pointer, std::set<std::string>& paths) {
+    for (int i = 0; i < items.size(); ++i) {
+      const core::DownwardAPIVolumeFile& item = items.Get(i);
+      const std::string at = child(pointer, static_cast<size_t>(i));
+      if (item.path().empty())
+        add(child(at, "path"), "a path is required");
+      else if (item.path().starts_with("..") || item.path().back() == '/' ||
+               item.path().find("//") != std::string::npos)
+        add(child(at, "path"),
+            "must be the path of a file that does not begin with \"..\", is \"" + item.path() + "\"");
+      else if (!paths.insert(item.path()).second)
+        add(child(at, "path"), "is used twice: \"" + item.path() + "\"");
+      else
+        add(child(at, "path"), descending_path_problem(item.path()));
+      if (item.has_field_ref() == item.has_resource_field_ref())
+        add(at, "must have one of fieldRef and resourceFieldRef");
+      if (item.has_mode()) file_mode(item.mode(), child(at, "mode"));
+      if (item.has_field_ref()) {
+        static const std::set<std::string_view> known = {"metadata.name", "metadata.namespace", "metadata.uid",
+                                                         "metadata.labels", "metadata.annotations"};
+        const std::string& path = item.field_ref().field_path();
+        if (!known.contains(path) && !is_keyed_field(path))
+          add(child(child(at, "fieldRef"), "fieldPath"),
+              "must be metadata.name, metadata.namespace, metadata.uid, metadata.labels, metadata.annotations, "
+              "metadata.labels['KEY'] or metadata.annotations['KEY'], is \"" +
+                  path + "\"");
+      }
+      if (item.has_resource_field_ref()) {
+        if (item.resource_field_ref().container_name().empty())
+          add(child(child(at, "resourceFieldRef"), "containerName"), "a container's name is required");
+        resource_reference(item.resource_field_ref(), child(at, "resourceFieldRef"));
+      }
+    }
+    // A file cannot be a folder of another one.
+    for (const std::string& path : paths) {
+      const auto next = paths.upper_bound(path + "/");
+      if (next != paths.end() && next->starts_with(path + "/"))
+        add(pointer, "\"" + path + "\" cannot be both a file and a folder");
+    }
+  }
+
+  static bool is_keyed_field(std::string_view path) {
+    return (path.starts_with("metadata.labels['") || path.starts_with("metadata.annotations['")) &&
+           path.ends_with("']");
+  }
+
+  void file_mode(int32_t mode, const std::string& pointer) {
+    if (mode < 0 || mode > 0777) add(pointer, "must be between 0 and 0777, is " + std::to_string(mode) + " (decimal)");
+  }
+
+  void resource_reference(const core::ResourceFieldSelector& reference, const std::string& pointer) {
+    static const std::set<std::string_view> known = {"limits.cpu",   "limits.memory",   "limits.ephemeral-storage",
+                                                     "requests.cpu", "requests.memory", "requests.ephemeral-storage"};
+    if (!known.contains(reference.resource()))
+      add(child(pointer, "resource"),
+          "must be limits.cpu, limits.memory, limits.ephemeral-storage, requests.cpu, requests.memory or "
+          "requests.ephemeral-storage, is \"" +
+              reference.resource() + "\"");
+    if (reference.has_divisor() && Quantity::of(reference.divisor()).is_negative())
+      add(child(pointer, "divisor"), "must not be negative");
+    if (!reference.container_name().empty()) references_.emplace_back(pointer, reference.container_name());
+  }
+
   void pod_security(const core::PodSpec& spec) {
     const core::PodSecurityContext& context = spec.security_context();
     const std::string pointer = "/spec/securityContext";
@@ -142,6 +227,34 @@ class PodValidator {
     for (int i = 0; i < context.supplemental_groups_size(); ++i)
       user_id(context.supplemental_groups(i), child(child(pointer, "supplementalGroups"), static_cast<size_t>(i)));
     if (context.has_seccomp_profile()) seccomp(context.seccomp_profile(), child(pointer, "seccompProfile"));
+    if (context.has_fs_group_change_policy())
+      one_of(context, "fs_group_change_policy", context.fs_group_change_policy(),
+             child(pointer, "fsGroupChangePolicy"));
+    if (context.has_supplemental_groups_policy())
+      one_of(context, "supplemental_groups_policy", context.supplemental_groups_policy(),
+             child(pointer, "supplementalGroupsPolicy"));
+    if (context.has_app_armor_profile()) apparmor(context.app_armor_profile(), child(pointer, "appArmorProfile"));
+    std::set<std::string> names;
+    for (int i = 0; i < context.sysctls_size(); ++i) {
+      const std::string at = child(child(pointer, "sysctls"), static_cast<size_t>(i));
+      const std::string& name = context.sysctls(i).name();
+      const auto is_plain = [](std::string_view text, std::string_view more) {
+        return std::all_of(text.begin(), text.end(), [&](unsigned char c) {
+          return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') ||
+                 more.find(static_cast<char>(c)) != std::string_view::npos;
+        });
+      };
+      if (name.empty() || name.size() > 253 || !is_plain(name, "._-/") || name.find("..") != std::string::npos)
+        add(child(at, "name"), "must be the name of a sysctl, such as net.ipv4.tcp_syncookies, is \"" + name + "\"");
+      else if (!names.insert(name).second)
+        add(child(at, "name"), "is used twice: \"" + name + "\"");
+      else if (spec.host_network() && name.starts_with("net"))
+        add(child(at, "name"), "cannot be set with hostNetwork: it would be the node's");
+      else if (spec.host_ipc() && !name.starts_with("net"))
+        add(child(at, "name"), "cannot be set with hostIPC: it would be the node's");
+      if (!is_plain(context.sysctls(i).value(), " \t._-+:,/"))
+        add(child(at, "value"), "holds characters that no sysctl takes");
+    }
     if (spec.host_pid() && spec.share_process_namespace())
       add("/spec/shareProcessNamespace", "cannot be combined with hostPID: choose one of them");
   }
@@ -193,6 +306,21 @@ class PodValidator {
       if (empty.has_size_limit() && Quantity::of(empty.size_limit()).is_negative())
         add(child(at, "sizeLimit"), "must not be negative");
     }
+    std::set<std::string> paths;
+    if (source.has_downward_api()) {
+      const std::string at = child(pointer, "downwardAPI");
+      if (source.downward_api().has_default_mode())
+        file_mode(source.downward_api().default_mode(), child(at, "defaultMode"));
+      downward_items(source.downward_api().items(), child(at, "items"), paths);
+    }
+    if (source.has_projected()) {
+      const std::string at = child(pointer, "projected");
+      if (source.projected().has_default_mode()) file_mode(source.projected().default_mode(), child(at, "defaultMode"));
+      for (int i = 0; i < source.projected().sources_size(); ++i)
+        downward_items(source.projected().sources(i).downward_api().items(),
+                       child(child(child(child(at, "sources"), static_cast<size_t>(i)), "downwardAPI"), "items"),
+                       paths);
+    }
   }
 
   void container(const core::Container& container, const core::PodSpec& spec, const std::string& pointer) {
@@ -214,16 +342,105 @@ class PodValidator {
     resources(container.resources(), child(pointer, "resources"));
     mounts(container, child(pointer, "volumeMounts"));
     if (container.has_security_context()) security(container.security_context(), child(pointer, "securityContext"));
-    if (container.liveness_probe().success_threshold() > 1)
-      add(child(child(pointer, "livenessProbe"), "successThreshold"), "must be 1");
-    if (container.startup_probe().success_threshold() > 1)
-      add(child(child(pointer, "startupProbe"), "successThreshold"), "must be 1");
+    if (container.has_startup_probe()) probe(container.startup_probe(), child(pointer, "startupProbe"), true);
+    if (container.has_liveness_probe()) probe(container.liveness_probe(), child(pointer, "livenessProbe"), true);
+    if (container.has_readiness_probe()) probe(container.readiness_probe(), child(pointer, "readinessProbe"), false);
+    const core::Lifecycle& lifecycle = container.lifecycle();
+    const std::string hooks = child(pointer, "lifecycle");
+    if (lifecycle.has_post_start()) handler(lifecycle.post_start(), spec, child(hooks, "postStart"));
+    if (lifecycle.has_pre_stop()) handler(lifecycle.pre_stop(), spec, child(hooks, "preStop"));
+  }
+
+  /// Only a sidecar lives long enough to be looked at.
+  void init_container(const core::Container& container, const std::string& pointer) {
+    if (container.has_restart_policy() && container.restart_policy() != "Always")
+      add(child(pointer, "restartPolicy"),
+          "must be Always in an init container, is \"" + container.restart_policy() + "\"");
+    if (container.restart_policy() == "Always") return;
+    const auto sidecars_only = [&](bool is_set, const char* field) {
+      if (is_set) add(child(pointer, field), "may only be set with restartPolicy Always");
+    };
+    sidecars_only(container.has_startup_probe(), "startupProbe");
+    sidecars_only(container.has_liveness_probe(), "livenessProbe");
+    sidecars_only(container.has_readiness_probe(), "readinessProbe");
+    sidecars_only(container.has_lifecycle(), "lifecycle");
+  }
+
+  void probe(const core::Probe& probe, const std::string& pointer, bool ends_the_container) {
+    const auto not_negative = [&](int32_t value, const char* field) {
+      if (value < 0) add(child(pointer, field), "must not be negative, is " + std::to_string(value));
+    };
+    not_negative(probe.initial_delay_seconds(), "initialDelaySeconds");
+    not_negative(probe.timeout_seconds(), "timeoutSeconds");
+    not_negative(probe.period_seconds(), "periodSeconds");
+    not_negative(probe.success_threshold(), "successThreshold");
+    not_negative(probe.failure_threshold(), "failureThreshold");
+    if (ends_the_container && probe.success_threshold() > 1) add(child(pointer, "successThreshold"), "must be 1");
+    const std::string grace = child(pointer, "terminationGracePeriodSeconds");
+    if (probe.has_termination_grace_period_seconds() && !ends_the_container)
+      add(grace, "cannot be set for a readiness probe, which ends nothing");
+    else if (probe.has_termination_grace_period_seconds() && probe.termination_grace_period_seconds() < 1)
+      add(grace, "must be at least 1");
+    one_action(probe.handler(), pointer, "exec, httpGet, tcpSocket or grpc");
+    actions(probe.handler(), pointer);
+    if (probe.handler().has_grpc()) port_number(probe.handler().grpc().port(), child(child(pointer, "grpc"), "port"));
+  }
+
+  void handler(const core::LifecycleHandler& handler, const core::PodSpec& spec, const std::string& pointer) {
+    one_action(handler, pointer, "exec, httpGet, tcpSocket or sleep");
+    actions(handler, pointer);
+    if (!handler.has_sleep()) return;
+    const int64_t seconds = handler.sleep().seconds(), most = spec.termination_grace_period_seconds();
+    if (seconds < 0 || seconds > most)
+      add(child(child(pointer, "sleep"), "seconds"), "must be between 0 and the pod's terminationGracePeriodSeconds " +
+                                                         std::to_string(most) + ", is " + std::to_string(seconds));
+  }
+
+  void one_action(const google::protobuf::Message& handler, const std::string& pointer, const std::string& choice) {
+    std::vector<const google::protobuf::FieldDescriptor*> set;
+    handler.GetReflection()->ListFields(handler, &set);
+    if (set.empty()) add(pointer, "what to do is required: " + choice);
+    if (set.size() > 1) add(pointer, "must have one of " + choice + ", has " + std::to_string(set.size()));
+  }
+
+  /// What probes and hooks have in common.
+  template <class Handler>
+  void actions(const Handler& handler, const std::string& pointer) {
+    if (handler.has_exec() && handler.exec().command_size() == 0)
+      add(child(child(pointer, "exec"), "command"), "a command is required");
+    if (handler.has_tcp_socket()) port_or_name(handler.tcp_socket().port(), child(child(pointer, "tcpSocket"), "port"));
+    if (!handler.has_http_get()) return;
+    const core::HTTPGetAction& http = handler.http_get();
+    const std::string at = child(pointer, "httpGet");
+    port_or_name(http.port(), child(at, "port"));
+    one_of(http, "scheme", http.scheme(), child(at, "scheme"));
+    for (int i = 0; i < http.http_headers_size(); ++i) {
+      const core::HTTPHeader& header = http.http_headers(i);
+      const std::string in = child(child(at, "httpHeaders"), static_cast<size_t>(i));
+      const bool is_token =
+          !header.name().empty() && std::all_of(header.name().begin(), header.name().end(), [](unsigned char c) {
+            return std::isalnum(c) != 0 ||
+                   std::string_view("!#$%&'*+-.^_`|~").find(static_cast<char>(c)) != std::string_view::npos;
+          });
+      if (!is_token) add(child(in, "name"), "must be a header's name (RFC 9110), is \"" + header.name() + "\"");
+      if (header.value().find_first_of(std::string_view("\r\n\0", 3)) != std::string::npos)
+        add(child(in, "value"), "must be one line");
+    }
+  }
+
+  void port_number(int32_t port, const std::string& pointer) {
+    if (port < 1 || port > 65535) add(pointer, "must be between 1 and 65535, is " + std::to_string(port));
+  }
+
+  template <class Port>
+  void port_or_name(const Port& port, const std::string& pointer) {
+    if (port.type() == 0)
+      port_number(port.int_val(), pointer);
+    else
+      add(pointer, port_name_problem(port.str_val()));
   }
 
   void ports(const core::Container& container, const core::PodSpec& spec, const std::string& pointer) {
-    const auto number = [&](int32_t port, const std::string& at) {
-      if (port < 1 || port > 65535) add(at, "must be between 1 and 65535, is " + std::to_string(port));
-    };
     std::set<std::string> names;
     for (int i = 0; i < container.ports_size(); ++i) {
       const core::ContainerPort& port = container.ports(i);
@@ -231,7 +448,7 @@ class PodValidator {
       if (!port.has_container_port())
         add(child(at, "containerPort"), "a port is required");
       else
-        number(port.container_port(), child(at, "containerPort"));
+        port_number(port.container_port(), child(at, "containerPort"));
       one_of(port, "protocol", port.protocol(), child(at, "protocol"));
       if (!port.name().empty()) {
         add(child(at, "name"), port_name_problem(port.name()));
@@ -239,7 +456,7 @@ class PodValidator {
       }
       if (!port.host_ip().empty()) add(child(at, "hostIP"), address_problem(port.host_ip()));
       if (port.host_port() == 0) continue;
-      number(port.host_port(), child(at, "hostPort"));
+      port_number(port.host_port(), child(at, "hostPort"));
       if (spec.host_network() && port.host_port() != port.container_port())
         add(child(at, "hostPort"), "must be the containerPort " + std::to_string(port.container_port()) +
                                        " with hostNetwork, is " + std::to_string(port.host_port()));
@@ -257,14 +474,14 @@ class PodValidator {
     source.GetReflection()->ListFields(source, &set);
     if (set.size() != 1) add(at, "must have one source, has " + std::to_string(set.size()));
     if (!variable.value().empty()) add(at, "cannot stand beside a value: choose one of them");
+    if (source.has_resource_field_ref()) resource_reference(source.resource_field_ref(), child(at, "resourceFieldRef"));
     if (!source.has_field_ref()) return;
     const std::string& path = source.field_ref().field_path();
     const std::string field = child(child(at, "fieldRef"), "fieldPath");
     static const std::set<std::string_view> known = {
         "metadata.name", "metadata.namespace", "metadata.uid", "spec.nodeName", "spec.serviceAccountName",
         "status.hostIP", "status.hostIPs",     "status.podIP", "status.podIPs"};
-    const bool keyed =
-        (path.starts_with("metadata.labels['") || path.starts_with("metadata.annotations['")) && path.ends_with("']");
+    const bool keyed = is_keyed_field(path);
     if (path.empty())
       add(field, "a field is required");
     else if (!keyed && !known.contains(path))
@@ -319,6 +536,14 @@ class PodValidator {
       if (!mount.sub_path().empty()) add(child(at, "subPath"), descending_path_problem(mount.sub_path()));
       if (!mount.sub_path().empty() && !mount.sub_path_expr().empty())
         add(child(at, "subPathExpr"), "cannot stand beside subPath: choose one of them");
+      if (!mount.sub_path_expr().empty()) add(child(at, "subPathExpr"), descending_path_problem(mount.sub_path_expr()));
+      if (!mount.recursive_read_only().empty() && mount.recursive_read_only() != "Disabled") {
+        const std::string recursive = child(at, "recursiveReadOnly");
+        one_of(mount, "recursive_read_only", mount.recursive_read_only(), recursive);
+        if (!mount.read_only()) add(recursive, "needs readOnly: true");
+        if (!mount.mount_propagation().empty() && mount.mount_propagation() != "None")
+          add(recursive, "needs mountPropagation None");
+      }
       one_of(mount, "mount_propagation", mount.mount_propagation(), child(at, "mountPropagation"));
       if (mount.mount_propagation() == "Bidirectional" && !container.security_context().privileged())
         add(child(at, "mountPropagation"), "Bidirectional needs a privileged container");
@@ -329,6 +554,7 @@ class PodValidator {
     if (context.has_run_as_user()) user_id(context.run_as_user(), child(pointer, "runAsUser"));
     if (context.has_run_as_group()) user_id(context.run_as_group(), child(pointer, "runAsGroup"));
     if (context.has_seccomp_profile()) seccomp(context.seccomp_profile(), child(pointer, "seccompProfile"));
+    if (context.has_app_armor_profile()) apparmor(context.app_armor_profile(), child(pointer, "appArmorProfile"));
     if (!context.has_allow_privilege_escalation() || context.allow_privilege_escalation()) return;
     if (context.privileged())
       add(child(pointer, "allowPrivilegeEscalation"), "cannot be false in a privileged container");
@@ -339,6 +565,7 @@ class PodValidator {
   }
 
   Problems& problems_;
+  std::vector<std::pair<std::string, std::string>> references_;  ///< to containers that are read later
   std::set<std::string> volumes_;
   std::set<std::string> containers_;
   std::set<std::tuple<std::string, std::string, int32_t>> host_ports_;

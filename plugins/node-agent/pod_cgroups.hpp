@@ -1,0 +1,30 @@
+#pragma once
+
+/// The cgroups of pods by their quality of service, as kubelet lays them out:
+///
+///     ROOT/podUID                 Guaranteed
+///     ROOT/burstable/podUID       Burstable; all of them together weigh what their pods ask for
+///     ROOT/besteffort/podUID      BestEffort; all of them together weigh the least
+///
+/// A container's cgroup lies in its pod's (the runtime makes it). What the runtime is told of a pod's limits it sets itself; CRI has
+/// no word for a limit of processes and none for the classes, so those are set here. What is empty when a pod has gone goes as well.
+///
+/// All functions block and may run on any thread.
+
+#include <cstdint>
+#include <pintle/status.hpp>
+#include <string>
+
+namespace pintle::agent {
+
+struct CgroupSettings {
+  std::string root;        ///< "/kubepods"; empty: pods have no cgroups of their own
+  int64_t pids_limit = 0;  ///< processes of one pod; 0: no limit
+};
+
+/// `path` is the pod's (cgroup_of).
+Status make_pod_cgroup(const CgroupSettings& settings, const std::string& path);
+/// Removes what is left of the pod's cgroup where it is empty, and the classes with their last pod.
+void discard_pod_cgroup(const CgroupSettings& settings, const std::string& uid);
+
+}  // namespace pintle::agent
