@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# dependencies.sh build|run|test...   installs the Debian 12 packages that are named below and missing. Sourced or run; needs root.
+# dependencies.sh build|run|test|long...   installs the Debian 12 packages that are named below and missing. Sourced or run; needs root.
 set -euo pipefail
 
 # To build. Everything the product links is from Debian.
@@ -17,6 +17,9 @@ run_packages=(curl python3 crun runc conmon iproute2 procps)
 # To test: other runtimes, peers and tools that tests look through.
 test_packages=(nftables iptables umoci skopeo jq curl file strace psmisc clang-14 libclang-rt-14-dev clang-format-14 python3
   python3-yaml socat zsh fish bash-completion)
+
+# For the long run (tests/run.sh --all): the runtime that benchmarks compare with, and a virtual machine.
+long_packages=(containerd containernetworking-plugins iptables gcc libc6-dev mmdebstrap qemu-system-x86 qemu-utils e2fsprogs)
 
 install_packages() {
   local missing=() package
@@ -40,6 +43,7 @@ for group in "$@"; do
     build) install_packages "${build_packages[@]}" ;;
     run) install_packages "${run_packages[@]}" ;;
     test) install_packages "${test_packages[@]}" ;;
-    *) echo "usage: dependencies.sh build|run|test..." >&2; exit 2 ;;
+    long) install_packages "${long_packages[@]}" ;;
+    *) echo "usage: dependencies.sh build|run|test|long..." >&2; exit 2 ;;
   esac
 done

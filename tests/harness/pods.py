@@ -13,8 +13,16 @@ IMAGE = "pintle.local/test/workload:latest"
 
 
 def image_archive():
-    """Writes the test image (the static program `workload`, and busybox where it is) as `docker save` would; returns its path."""
-    path = os.path.join(contained.root(), "workload.tar")
+    """The test image: the static program `workload`, and busybox where it is."""
+    programs = {"bin/workload": os.path.join(contained.build(), "tests/harness/workload"), "bin/busybox": "/bin/busybox"}
+    programs.update({library.lstrip("/"): library for library in _libraries_of("/bin/busybox")})
+    links = {f"bin/{applet}": "busybox" for applet in ("sh", "cat", "echo", "ls", "true", "false", "sleep", "hostname")}
+    return archive_of(IMAGE, programs, ["/bin/workload", "sleep"], links)
+
+
+def archive_of(reference, programs, command, links=None):
+    """Writes an image of programs (path inside -> file) as `docker save` would; returns the archive's path."""
+    path = os.path.join(contained.root(), reference.rpartition("/")[2].partition(":")[0] + ".tar")
     if os.path.exists(path):
         return path
     layer = io.BytesIO()
@@ -23,17 +31,15 @@ def image_archive():
             entry = tarfile.TarInfo(folder)
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(entry)
-        _add_program(tar, os.path.join(contained.build(), "tests/harness/workload"), "bin/workload")
-        _add_program(tar, "/bin/busybox", "bin/busybox")
-        for library in _libraries_of("/bin/busybox"):
-            _add_program(tar, library, library.lstrip("/"))
-        for applet in ("sh", "cat", "echo", "ls", "true", "false", "sleep", "hostname"):
-            entry = tarfile.TarInfo(f"bin/{applet}")
-            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+        for name, source in programs.items():
+            _add_program(tar, source, name)
+        for name, target in (links or {}).items():
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
             tar.addfile(entry)
-    config = {"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": ["/bin/workload", "sleep"]},
+    config = {"architecture": "amd64", "os": "linux", "config": {"Env": ["PATH=/bin"], "Cmd": command},
               "rootfs": {"type": "layers", "diff_ids": ["sha256:" + _sha256(layer.getvalue())]}}
-    manifest = [{"Config": "config.json", "RepoTags": [IMAGE], "Layers": ["layer.tar"]}]
+    manifest = [{"Config": "config.json", "RepoTags": [reference], "Layers": ["layer.tar"]}]
     with tarfile.open(path + ".part", "w") as tar:
         for name, content in (("config.json", json.dumps(config).encode()), ("layer.tar", layer.getvalue()),
                               ("manifest.json", json.dumps(manifest).encode())):

@@ -1,0 +1,210 @@
+"""Pintle against containerd 1.6, the same driver (cri_driver.cpp) through CRI, in one run on one machine.
+
+containerd runs with Debian's packages: runc, and the CNI reference plugins bridge, host-local and portmap. Floors are ratios of what Pintle
+needs to what containerd needs, and fail the run: sandbox create 1/10, create and start until the process's first log line 1/3 (2/3 with
+runc on both sides), stop and remove 1/8, ten sandboxes at once 1/5 at p95, a hundred pods at once 1/4 in time and in CPU seconds of the
+machine. On Pintle's own: CNI ADD in process 2 ms, a manifest until its process runs 30 ms at the median, 50 manifests at once 1.5 s.
+
+PINTLE_BENCH_ROUNDS sets how often each is measured (30).
+"""
+
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+
+import contained
+import pods
+import processes
+from node import NETWORK, NodeTest, wait_for
+
+ROUNDS = int(os.environ.get("PINTLE_BENCH_ROUNDS", "30"))
+CNI_PLUGINS = "/usr/lib/cni"
+FLOORS = {"sandbox": 1 / 10, "start": 1 / 3, "remove": 1 / 8, "parallel": 1 / 5, "pods": 1 / 4, "pods' CPU": 1 / 4}
+
+CONFIG = """version = 2
+root = "{root}/root"
+state = "{root}/state"
+[grpc]
+  address = "{root}/containerd.sock"
+[plugins."io.containerd.internal.v1.opt"]
+  path = "{root}/opt"
+[plugins."io.containerd.grpc.v1.cri"]
+  restrict_oom_score_adj = true
+  sandbox_image = "pintle.local/test/pause:latest"
+  [plugins."io.containerd.grpc.v1.cri".cni]
+    bin_dir = "/usr/lib/cni"
+    conf_dir = "{root}/net.d"
+  [plugins."io.containerd.grpc.v1.cri".containerd]
+    default_runtime_name = "{runtime}"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
+    runtime_type = "io.containerd.runc.v2"
+  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
+    runtime_type = "io.containerd.runc.v2"
+    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
+      BinaryName = "/usr/bin/crun"
+"""
+CONFLIST = {"cniVersion": "1.0.0", "name": "bench", "plugins": [
+    {"type": "bridge", "bridge": "bench0", "isGateway": True, "ipMasq": True, "hairpinMode": True,
+     "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.214.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
+    {"type": "portmap", "capabilities": {"portMappings": True}}]}
+
+
+class Containerd:
+    def __init__(self, runtime):
+        self.root = os.path.join(contained.root(), "containerd-" + runtime)
+        self.socket = os.path.join(self.root, "containerd.sock")
+        os.makedirs(os.path.join(self.root, "net.d"))
+        with open(os.path.join(self.root, "config.toml"), "w", encoding="utf-8") as file:
+            file.write(CONFIG.format(root=self.root, runtime=runtime))
+        with open(os.path.join(self.root, "net.d/10-bench.conflist"), "w", encoding="utf-8") as file:
+            json.dump(CONFLIST, file)
+        # Where the CNI plugins keep their addresses, and the shims their sockets: not the machine's own folders.
+        for folder in ("/var/lib/cni", "/run/containerd"):
+            os.makedirs(folder, exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
+        with open(os.path.join(self.root, "log"), "wb") as log:
+            self.process = subprocess.Popen(["containerd", "-c", os.path.join(self.root, "config.toml")], stdout=log, stderr=log)
+        wait_for("containerd answers", lambda: self.control("version", check=False).returncode == 0, 30)
+        for archive in (pods.image_archive(), pause_archive()):
+            self.control("images", "import", archive)
+
+    def control(self, *arguments, check=True):
+        return subprocess.run(["ctr", "-a", self.socket, "-n", "k8s.io", *arguments], check=check, capture_output=True)
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(30)
+        for folder in ("/run/containerd", "/var/lib/cni"):
+            subprocess.run(["umount", "-l", folder], check=False)
+        subprocess.run(["ip", "link", "del", "bench0"], check=False, stderr=subprocess.DEVNULL)
+        for table in ("nat", "filter"):
+            for tool in ("iptables", "ip6tables"):
+                subprocess.run([tool, "-t", table, "-F"], check=False, stderr=subprocess.DEVNULL)
+                subprocess.run([tool, "-t", table, "-X"], check=False, stderr=subprocess.DEVNULL)
+
+
+def pause_archive():
+    """The sandbox image: a static program that waits, as the original does."""
+    source = os.path.join(contained.root(), "pause.c")
+    program = os.path.join(contained.root(), "pause")
+    with open(source, "w", encoding="utf-8") as file:
+        file.write("#include <signal.h>\n#include <unistd.h>\nstatic void end(int n) { (void)n; _exit(0); }\n"
+                   "int main(void) { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }\n")
+    subprocess.run(["cc", "-Os", "-static", "-s", "-o", program, source], check=True)
+    return pods.archive_of("pintle.local/test/pause:latest", {"pause": program}, ["/pause"])
+
+
+class Comparison(NodeTest):
+    runtime, other = "crun", "runc"
+
+    def prepare(self):
+        self.node.plugins["runtime-oci"]["config"]["runtime"] = self.runtime
+
+    def drive(self, socket, what, rounds):
+        logs = os.path.join(contained.root(), "bench-logs")
+        os.makedirs(logs, exist_ok=True)
+        done = subprocess.run([os.path.join(contained.build(), "tests/bench/cri_driver"), socket, pods.IMAGE, logs, what, str(rounds)],
+                              capture_output=True, text=True, check=False, timeout=300)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        return json.loads(done.stdout)
+
+    def compare(self, what, ours, theirs, floor):
+        ratio = ours / theirs
+        held = floor is None or ratio <= floor
+        limit = "" if floor is None else f" (at most {floor:.3f})"
+        print(f"{'held' if held else 'MISSED'}: {what}: {ours:.2f} against {theirs:.2f}, ratio {ratio:.3f}{limit}", flush=True)
+        if not held:
+            self.missed.append(what)
+
+    def run_both(self, floors):
+        self.missed = []
+        peer = Containerd(self.other)
+        try:
+            sides = (self.node.cri_socket, peer.socket)
+            for socket in sides:  # what is read and made once
+                self.drive(socket, "start", 2)
+            for what in ("sandbox", "start", "remove"):
+                ours, theirs = (statistics.median(self.drive(socket, what, ROUNDS)["milliseconds"]) for socket in sides)
+                self.compare(f"{what}, median ms", ours, theirs, floors.get(what))
+            ours, theirs = (statistics.quantiles(self.drive(socket, "parallel", max(2, ROUNDS // 5))["milliseconds"], n=20)[-1]
+                            for socket in sides)
+            self.compare("10 sandboxes at once, p95 ms", ours, theirs, floors.get("parallel"))
+            ours, theirs = (self.drive(socket, "pods", 100) for socket in sides)
+            self.compare("100 pods at once, ms", ours["total"], theirs["total"], floors.get("pods"))
+            self.compare("100 pods at once, CPU s", ours["cpu_seconds"], theirs["cpu_seconds"], floors.get("pods' CPU"))
+        finally:
+            peer.stop()
+        self.assertEqual(self.missed, [])
+
+
+class AgainstContainerd(Comparison):
+    def test_crun_against_containerd_with_runc(self):
+        self.run_both(FLOORS)
+
+
+class WithRuncOnBothSides(Comparison):
+    runtime, other = "runc", "runc"
+
+    def test_runc_against_containerd_with_runc(self):
+        self.run_both({"sandbox": FLOORS["sandbox"], "start": 2 / 3})
+
+
+class WithCrunOnBothSides(Comparison):
+    runtime, other = "crun", "crun"
+
+    def test_crun_against_containerd_with_crun(self):
+        self.run_both({"sandbox": FLOORS["sandbox"]})
+
+
+class OnOurOwn(NodeTest):
+    def floor(self, what, value, at_most, unit):
+        held = value <= at_most
+        print(f"{'held' if held else 'MISSED'}: {what}: {value:.2f} {unit} (at most {at_most} {unit})", flush=True)
+        self.assertTrue(held, what)
+
+    def test_manifest_to_process(self):
+        took = []
+        for index in range(ROUNDS):
+            name = f"one-{index}"
+            begun = time.monotonic()
+            self.node.drop(pods.pod(name, pods.container("main", "sleep")))
+            pid = wait_for("its process runs", self.workload, 10, 0.0005)
+            took.append((time.monotonic() - begun) * 1000)
+            self.node.take(name)
+            wait_for("it is gone", lambda: not os.path.exists(f"/proc/{pid}"), 10, 0.001)
+            self.node.wait_for_none()
+        self.floor("a manifest until its process runs, median", statistics.median(took), 30, "ms")
+
+    @staticmethod
+    def workload():
+        return next((pid for pid, command in processes.alive().items() if command.startswith("/bin/workload")), None)
+
+    def test_fifty_manifests_at_once(self):
+        begun = time.monotonic()
+        for index in range(50):
+            self.node.drop(pods.pod(f"many-{index}", pods.container("main", "sleep")))
+        wait_for("all processes run", lambda: sum(command.startswith("/bin/workload") for command in processes.alive().values()) == 50,
+                 30, 0.005)
+        self.floor("50 manifests dropped at once", time.monotonic() - begun, 1.5, "s")
+
+    def test_network_add_in_process(self):
+        for index in range(20):  # one after the other: what is measured is the attachment, not the queue before it
+            self.node.drop(pods.pod(f"pod-{index}", pods.container("main", "sleep")))
+            self.node.wait_for_pods(index + 1)
+        text = self.node.admin.request("GET", "/metrics")[1].decode()
+        total, count = (sum(float(value) for value in re.findall(rf"^pod_network_attach_seconds_{part}(?:{{[^}}]*}})? (\S+)", text, re.M))
+                        for part in ("sum", "count"))
+        self.assertEqual(count, 20)
+        self.floor("CNI ADD in process, mean", 1000 * total / count, 2, "ms")
+
+
+if __name__ == "__main__":
+    if not shutil.which("containerd") or not os.path.isdir(CNI_PLUGINS):
+        print("containerd_bench is skipped: it needs Debian's containerd and containernetworking-plugins")
+        sys.exit(77)
+    contained.main()
