@@ -104,6 +104,8 @@ class Pods(NodeTest):
             "runAsUser": 1234, "runAsGroup": 2345, "readOnlyRootFilesystem": True, "allowPrivilegeEscalation": False,
             "capabilities": {"drop": ["ALL"]}})
         pod, container = self.run_pod(pods.pod("tight", tight))
+        # A container counts as running a moment before the OCI runtime, confining itself, becomes its process.
+        wait_for("its own process runs", lambda: os.readlink(f"/proc/{container.pid}/exe") == "/bin/busybox")
         status = status_of(container.pid)
         self.assertEqual(status["Uid"].split()[0], "1234")
         self.assertEqual(status["Gid"].split()[0], "2345")
