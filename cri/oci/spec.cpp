@@ -10,6 +10,7 @@
 #include "cri/oci/mounts.hpp"
 #include "cri/oci/seccomp.hpp"
 #include "sdk/support/files/files.hpp"
+#include "sdk/support/process/capabilities.hpp"
 
 namespace pintle::oci {
 namespace {
@@ -19,47 +20,6 @@ using ::runtime::v1::LinuxContainerSecurityContext;
 using ::runtime::v1::NamespaceMode;
 using ::runtime::v1::SecurityProfile;
 
-constexpr const char* kCapabilities[] = {"CAP_CHOWN",
-                                         "CAP_DAC_OVERRIDE",
-                                         "CAP_DAC_READ_SEARCH",
-                                         "CAP_FOWNER",
-                                         "CAP_FSETID",
-                                         "CAP_KILL",
-                                         "CAP_SETGID",
-                                         "CAP_SETUID",
-                                         "CAP_SETPCAP",
-                                         "CAP_LINUX_IMMUTABLE",
-                                         "CAP_NET_BIND_SERVICE",
-                                         "CAP_NET_BROADCAST",
-                                         "CAP_NET_ADMIN",
-                                         "CAP_NET_RAW",
-                                         "CAP_IPC_LOCK",
-                                         "CAP_IPC_OWNER",
-                                         "CAP_SYS_MODULE",
-                                         "CAP_SYS_RAWIO",
-                                         "CAP_SYS_CHROOT",
-                                         "CAP_SYS_PTRACE",
-                                         "CAP_SYS_PACCT",
-                                         "CAP_SYS_ADMIN",
-                                         "CAP_SYS_BOOT",
-                                         "CAP_SYS_NICE",
-                                         "CAP_SYS_RESOURCE",
-                                         "CAP_SYS_TIME",
-                                         "CAP_SYS_TTY_CONFIG",
-                                         "CAP_MKNOD",
-                                         "CAP_LEASE",
-                                         "CAP_AUDIT_WRITE",
-                                         "CAP_AUDIT_CONTROL",
-                                         "CAP_SETFCAP",
-                                         "CAP_MAC_OVERRIDE",
-                                         "CAP_MAC_ADMIN",
-                                         "CAP_SYSLOG",
-                                         "CAP_WAKE_ALARM",
-                                         "CAP_BLOCK_SUSPEND",
-                                         "CAP_AUDIT_READ",
-                                         "CAP_PERFMON",
-                                         "CAP_BPF",
-                                         "CAP_CHECKPOINT_RESTORE"};
 constexpr const char* kDefaultCapabilities[] = {
     "CAP_CHOWN",   "CAP_DAC_OVERRIDE", "CAP_FSETID",           "CAP_FOWNER",    "CAP_MKNOD",
     "CAP_NET_RAW", "CAP_SETGID",       "CAP_SETUID",           "CAP_SETFCAP",   "CAP_SETPCAP",
@@ -114,7 +74,7 @@ Result<std::vector<std::string>> environment_of(const SpecRequest& request) {
 std::string capability_name(std::string name) {
   for (char& c : name) c = static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
   if (!name.starts_with("CAP_")) name = "CAP_" + name;
-  for (const char* known : kCapabilities) {
+  for (const char* known : capability_names) {
     if (name == known) return name;
   }
   return {};
@@ -348,8 +308,8 @@ HostFacts HostFacts::detect(cgroup::Mode cgroup_mode) {
     const size_t at = status->find("\nCapBnd:");
     if (at != std::string::npos) permitted = std::strtoull(status->c_str() + at + 8, nullptr, 16);
   }
-  for (size_t i = 0; i < std::size(kCapabilities); ++i) {
-    if (permitted >> i & 1) facts.capabilities.insert(kCapabilities[i]);
+  for (size_t i = 0; i < std::size(capability_names); ++i) {
+    if (permitted >> i & 1) facts.capabilities.insert(capability_names[i]);
   }
   facts.can_lower_oom_score = facts.capabilities.count("CAP_SYS_RESOURCE") != 0;
   if (auto score = files::read_file("/proc/self/oom_score_adj", 100)) facts.own_oom_score = std::atoi(score->c_str());
