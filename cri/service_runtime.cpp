@@ -384,8 +384,19 @@ Task<Result<api::ListContainerStatsResponse>> RuntimeServer::ListContainerStats(
   co_return response;
 }
 
-api::PodSandboxStats RuntimeServer::pod_stats(const Sandbox& sandbox,
-                                              std::vector<api::ContainerStats> containers) const {
+PodToMeasure RuntimeServer::to_measure(const Sandbox& sandbox) const {
+  PodToMeasure pod;
+  pod.cgroup = sandbox.record.cgroup_parent();
+  pod.has_own_network = !sandbox.record.network_namespace().empty();
+  for (const std::string& id : sandbox.containers) {
+    const std::shared_ptr<Container> container = engine_.container_index().get(id);
+    if (container && container->pid > 0) pod.pids.push_back(container->pid);
+  }
+  return pod;
+}
+
+api::PodSandboxStats RuntimeServer::pod_stats(const Sandbox& sandbox, const PodUsage& usage,
+                                              std::vector<api::ContainerStats> containers) {
   api::PodSandboxStats stats;
   stats.mutable_attributes()->set_id(sandbox.record.id());
   *stats.mutable_attributes()->mutable_metadata() = sandbox.record.config().metadata();
@@ -393,17 +404,52 @@ api::PodSandboxStats RuntimeServer::pod_stats(const Sandbox& sandbox,
   *stats.mutable_attributes()->mutable_annotations() = sandbox.record.config().annotations();
   api::LinuxPodSandboxStats* linux_stats = stats.mutable_linux();
   const int64_t now = now_ns();
-  linux_stats->mutable_cpu()->set_timestamp(now);
-  linux_stats->mutable_memory()->set_timestamp(now);
-  uint64_t cpu = 0, working_set = 0, usage = 0;
+  uint64_t cpu = 0, cores = 0, working_set = 0, memory = 0, anonymous = 0, faults = 0, major_faults = 0;
   for (const api::ContainerStats& container : containers) {
     cpu += container.cpu().usage_core_nano_seconds().value();
+    cores += container.cpu().usage_nano_cores().value();
     working_set += container.memory().working_set_bytes().value();
-    usage += container.memory().usage_bytes().value();
+    memory += container.memory().usage_bytes().value();
+    anonymous += container.memory().rss_bytes().value();
+    faults += container.memory().page_faults().value();
+    major_faults += container.memory().major_page_faults().value();
   }
+  if (usage.whole) {
+    cpu = usage.whole->cpu_nanoseconds;
+    working_set = usage.whole->working_set_bytes;
+    memory = usage.whole->memory_bytes;
+    anonymous = usage.whole->anonymous_bytes;
+    faults = usage.whole->page_faults;
+    major_faults = usage.whole->major_page_faults;
+  }
+  linux_stats->mutable_cpu()->set_timestamp(now);
   linux_stats->mutable_cpu()->mutable_usage_core_nano_seconds()->set_value(cpu);
-  linux_stats->mutable_memory()->mutable_working_set_bytes()->set_value(working_set);
-  linux_stats->mutable_memory()->mutable_usage_bytes()->set_value(usage);
+  linux_stats->mutable_cpu()->mutable_usage_nano_cores()->set_value(cores);
+  api::MemoryUsage& used = *linux_stats->mutable_memory();
+  used.set_timestamp(now);
+  used.mutable_working_set_bytes()->set_value(working_set);
+  used.mutable_usage_bytes()->set_value(memory);
+  used.mutable_rss_bytes()->set_value(anonymous);
+  used.mutable_page_faults()->set_value(faults);
+  used.mutable_major_page_faults()->set_value(major_faults);
+  if (usage.whole && usage.whole->memory_limit > working_set)
+    used.mutable_available_bytes()->set_value(usage.whole->memory_limit - working_set);
+  linux_stats->mutable_process()->set_timestamp(now);
+  linux_stats->mutable_process()->mutable_process_count()->set_value(usage.processes);
+  if (!usage.interfaces.empty()) {
+    linux_stats->mutable_network()->set_timestamp(now);
+    const std::string& own = sandbox.record.attachment().interface_name();
+    for (const InterfaceUsage& one : usage.interfaces) {
+      const bool is_default = one.name == own || (own.empty() && &one == &usage.interfaces.front());
+      api::NetworkInterfaceUsage& out = is_default ? *linux_stats->mutable_network()->mutable_default_interface()
+                                                   : *linux_stats->mutable_network()->add_interfaces();
+      out.set_name(one.name);
+      out.mutable_rx_bytes()->set_value(one.received_bytes);
+      out.mutable_rx_errors()->set_value(one.received_errors);
+      out.mutable_tx_bytes()->set_value(one.sent_bytes);
+      out.mutable_tx_errors()->set_value(one.sent_errors);
+    }
+  }
   for (api::ContainerStats& container : containers) *linux_stats->add_containers() = std::move(container);
   return stats;
 }
@@ -417,13 +463,17 @@ Task<Result<api::PodSandboxStatsResponse>> RuntimeServer::PodSandboxStats(Call& 
   };
   Task<std::vector<api::ContainerStats>> asking = engine_.containers().stats(CallContext(call), std::move(wanted));
   std::vector<api::ContainerStats> stats = co_await std::move(asking);
+  auto measure = [pod = to_measure(**sandbox)] { return measure_pod(pod); };
+  Task<PodUsage> measuring = engine_.host().blocking(std::move(measure));
+  const PodUsage usage = co_await std::move(measuring);
   api::PodSandboxStatsResponse response;
-  *response.mutable_stats() = pod_stats(**sandbox, std::move(stats));
+  *response.mutable_stats() = pod_stats(**sandbox, usage, std::move(stats));
   co_return response;
 }
 
 Task<Result<api::ListPodSandboxStatsResponse>> RuntimeServer::ListPodSandboxStats(
     Call& call, const api::ListPodSandboxStatsRequest& request) {
+  const api::PodSandboxStatsFilter filter = request.filter();
   std::function<bool(const Container&)> all = [](const Container&) { return true; };
   Task<std::vector<api::ContainerStats>> asking = engine_.containers().stats(CallContext(call), std::move(all));
   std::vector<api::ContainerStats> stats = co_await std::move(asking);
@@ -432,13 +482,24 @@ Task<Result<api::ListPodSandboxStatsResponse>> RuntimeServer::ListPodSandboxStat
     const std::shared_ptr<Container> container = engine_.container_index().get(one.attributes().id());
     if (container) by_sandbox[container->record.sandbox_id()].push_back(std::move(one));
   }
+  std::vector<std::shared_ptr<Sandbox>> wanted;
+  std::vector<PodToMeasure> pods;
+  for (std::shared_ptr<Sandbox>& sandbox : engine_.sandbox_index().all()) {
+    if (sandbox->summary.state() != api::SANDBOX_READY || !sandbox->record.id().starts_with(filter.id())) continue;
+    if (!labels_match(filter.label_selector(), sandbox->summary.labels())) continue;
+    pods.push_back(to_measure(*sandbox));
+    wanted.push_back(std::move(sandbox));
+  }
+  auto measure = [pods = std::move(pods)] {
+    std::vector<PodUsage> usages;
+    for (const PodToMeasure& pod : pods) usages.push_back(measure_pod(pod));
+    return usages;
+  };
+  Task<std::vector<PodUsage>> measuring = engine_.host().blocking(std::move(measure));
+  const std::vector<PodUsage> usages = co_await std::move(measuring);
   api::ListPodSandboxStatsResponse response;
-  engine_.sandbox_index().for_each([&](const Sandbox& sandbox) {
-    if (sandbox.summary.state() != api::SANDBOX_READY || !sandbox.record.id().starts_with(request.filter().id()))
-      return;
-    if (!labels_match(request.filter().label_selector(), sandbox.summary.labels())) return;
-    *response.add_stats() = pod_stats(sandbox, std::move(by_sandbox[sandbox.record.id()]));
-  });
+  for (size_t i = 0; i < wanted.size(); ++i)
+    *response.add_stats() = pod_stats(*wanted[i], usages[i], std::move(by_sandbox[wanted[i]->record.id()]));
   co_return response;
 }
 

@@ -8,6 +8,7 @@
 
 #include "cri/engine.hpp"
 #include "cri/gate.hpp"
+#include "cri/pod_usage.hpp"
 
 namespace pintle::cri {
 
@@ -64,7 +65,9 @@ class RuntimeServer final : public Gated<api::RuntimeService> {
  private:
   /// What a method's run took and whether it failed, for the metrics.
   class Measured;
-  api::PodSandboxStats pod_stats(const Sandbox& sandbox, std::vector<api::ContainerStats> containers) const;
+  PodToMeasure to_measure(const Sandbox& sandbox) const;
+  static api::PodSandboxStats pod_stats(const Sandbox& sandbox, const PodUsage& usage,
+                                        std::vector<api::ContainerStats> containers);
 
   Engine& engine_;
   std::map<std::string, Metric> durations_, failures_;

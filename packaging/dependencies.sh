@@ -7,7 +7,7 @@ build_packages=(
   g++ cmake ninja-build ccache lld pkg-config git ca-certificates
   libboost1.81-dev libboost-filesystem1.81-dev libboost-json1.81-dev libboost-system1.81-dev
   libgrpc++-dev libprotobuf-dev libprotoc-dev protobuf-compiler protobuf-compiler-grpc
-  libspdlog-dev libcli11-dev libssl-dev libyaml-dev libre2-dev libmnl-dev libnftnl-dev libarchive-dev libzstd-dev
+  libspdlog-dev libcli11-dev libssl-dev libyaml-dev libre2-dev libmnl-dev libnftnl-dev libarchive-dev libzstd-dev zlib1g-dev
   libseccomp-dev libcap-dev libsystemd-dev libelf-dev libsqlite3-dev libcurl4-openssl-dev libnghttp2-dev
   libgtest-dev libgmock-dev libbenchmark-dev
   busybox-static # the example image is made of it

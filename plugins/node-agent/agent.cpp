@@ -75,6 +75,7 @@ Agent::Agent(Host& host, AgentSettings settings)
                                   {0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10})},
       folder_(settings_.manifests, std::string(host.node())),
       watch_(host, [this](FolderChange change) { folder_changed(std::move(change)); }),
+      log_rotation_(host, context_, settings_.container_logs),
       loop_ended_(host),
       events_wakeup_(host),
       poll_wakeup_(host),
@@ -189,6 +190,7 @@ Task<Status> Agent::begin() {
   folder_changed({});
   start_loop(follow_events());
   start_loop(tick());
+  start_loop(log_rotation_.run());
   host_.condition("PodsManaged", true, "Acting", "");
   co_return Status::ok();
 }
@@ -196,6 +198,7 @@ Task<Status> Agent::begin() {
 Task<void> Agent::quiesce() {
   context_.stopping = true;
   watch_.stop();
+  log_rotation_.stop();
   for (const auto& [key, worker] : workers_) worker->interrupt();
   if (events_call_ != 0) host_.api()->cancel(host_.raw(), events_call_);
   for (Wakeup* wakeup : {&events_wakeup_, &poll_wakeup_, &tick_wakeup_, &lock_wakeup_}) wakeup->notify();

@@ -38,6 +38,7 @@
 #include "cri/api.pintle.hpp"
 #include "pintle/node.pb.h"
 #include "plugins/node-agent/folder_watch.hpp"
+#include "plugins/node-agent/log_rotation.hpp"
 #include "plugins/node-agent/manifest_folder.hpp"
 #include "plugins/node-agent/pod_worker.hpp"
 #include "sdk/support/files/files.hpp"
@@ -50,6 +51,7 @@ struct AgentSettings {
   std::string state_folder;  ///< shared by all instances
   NodeFacts node;
   BackoffSettings backoff;
+  LogSettings container_logs;
 };
 
 class Agent {
@@ -101,6 +103,7 @@ class Agent {
   files::Lock lock_;
   ManifestFolder folder_;
   FolderWatch watch_;
+  LogRotation log_rotation_;
   FolderChange pending_;
   bool reading_ = false, read_again_ = false;
   bool begun_ = false;

@@ -67,6 +67,7 @@ class NodeAgent : public testing::Test {
         {"cgroupRoot", ""},
         {"podPidsLimit", 0},
         {"seccompProfiles", path("seccomp")},
+        {"containerLogs", {{"maxSize", "10Mi"}, {"maxFiles", 5}, {"everySeconds", 10}}},
         {"restartBackoff", {{"initialSeconds", 0.05}, {"maximumSeconds", 0.2}, {"resetSeconds", 10}}}};
     options.config = json::serialize(config);
     agent = &node.load(PLUGINS "/node-agent.so", options);

@@ -10,6 +10,7 @@
 
 #include "pintle/node.pintle.hpp"
 #include "plugins/node-agent/agent.hpp"
+#include "sdk/api/quantity.hpp"
 
 namespace {
 
@@ -75,6 +76,11 @@ agent::AgentSettings settings_of(const Host& host) {
   settings.node.seccomp_folder = std::string(config.at("seccompProfiles").get_string());
   settings.node.cgroups.root = std::string(config.at("cgroupRoot").get_string());
   settings.node.cgroups.pids_limit = config.at("podPidsLimit").to_number<int64_t>();
+  const json::value& logs = config.at("containerLogs");
+  if (Result<api::Quantity> size = api::Quantity::parse(std::string(logs.at("maxSize").get_string())); size)
+    settings.container_logs.longest_bytes = size->units();
+  settings.container_logs.most_files = logs.at("maxFiles").to_number<int>();
+  settings.container_logs.interval = seconds_of(logs.at("everySeconds"));
   const json::value& backoff = config.at("restartBackoff");
   settings.backoff = {seconds_of(backoff.at("initialSeconds")), seconds_of(backoff.at("maximumSeconds")),
                       seconds_of(backoff.at("resetSeconds"))};

@@ -1,0 +1,73 @@
+#include "cri/pod_usage.hpp"
+
+#include <charconv>
+#include <sstream>
+
+#include "sdk/support/files/files.hpp"
+
+namespace pintle::cri {
+namespace {
+
+/// The cgroup of a process in a hierarchy that can tell its processes, from /proc/PID/cgroup (cgroups(7)).
+std::string cgroup_of_process(int pid) {
+  const Result<std::string> text = files::read_file("/proc/" + std::to_string(pid) + "/cgroup", 1u << 16);
+  if (!text) return {};
+  std::istringstream lines(*text);
+  std::string unified;
+  for (std::string line; std::getline(lines, line);) {
+    const size_t first = line.find(':');
+    const size_t second = first == std::string::npos ? first : line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = line.substr(first + 1, second - first - 1), path = line.substr(second + 1);
+    if (controllers == "pids") return path;
+    if (controllers.empty()) unified = path;
+  }
+  return unified;
+}
+
+}  // namespace
+
+std::vector<InterfaceUsage> parse_interfaces(std::string_view text) {
+  std::vector<InterfaceUsage> interfaces;
+  std::istringstream lines{std::string(text)};
+  for (std::string line; std::getline(lines, line);) {
+    const size_t colon = line.find(':');
+    if (colon == std::string::npos) continue;  // the two lines of the table's head
+    InterfaceUsage usage;
+    const size_t begin = line.find_first_not_of(' ');
+    usage.name = line.substr(begin, colon - begin);
+    std::istringstream numbers(line.substr(colon + 1));
+    uint64_t ignored = 0;
+    numbers >> usage.received_bytes >> ignored >> usage.received_errors;
+    for (int i = 0; i < 5; ++i) numbers >> ignored;
+    numbers >> usage.sent_bytes >> ignored >> usage.sent_errors;
+    if (numbers && usage.name != "lo") interfaces.push_back(std::move(usage));
+  }
+  return interfaces;
+}
+
+PodUsage measure_pod(const PodToMeasure& pod) {
+  PodUsage usage;
+  if (const Result<cgroup::Layout> layout = cgroup::Layout::detect(); layout) {
+    if (!pod.cgroup.empty()) {
+      if (Result<cgroup::Stats> stats = layout->stats(pod.cgroup); stats) usage.whole = *stats;
+    }
+    if (usage.whole) {
+      if (const auto pids = layout->processes(pod.cgroup); pids) usage.processes = pids->size();
+    } else {
+      for (const int pid : pod.pids) {
+        const std::string path = cgroup_of_process(pid);
+        if (path.size() < 2) continue;
+        if (const auto pids = layout->processes(path); pids) usage.processes += pids->size();
+      }
+    }
+  }
+  for (const int pid : pod.pids) {
+    if (!pod.has_own_network || !usage.interfaces.empty()) break;
+    if (const auto text = files::read_file("/proc/" + std::to_string(pid) + "/net/dev", 1u << 20); text)
+      usage.interfaces = parse_interfaces(*text);
+  }
+  return usage;
+}
+
+}  // namespace pintle::cri

@@ -1,0 +1,40 @@
+#pragma once
+
+/// What a pod uses beyond what its containers tell one by one: its cgroup as a whole, its processes, its network.
+///
+/// A pod with a cgroup of its own (PodSandboxConfig.linux.cgroup_parent) is measured there: that counts what ended
+/// containers have used and what belongs to no container. The network is read from /proc/PID/net/dev of a process in it.
+/// What cannot be read is left out. Blocks; any thread.
+
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "sdk/support/cgroup/cgroup.hpp"
+
+namespace pintle::cri {
+
+struct PodToMeasure {
+  std::string cgroup;            ///< empty: none of its own
+  std::vector<int> pids;         ///< first processes of its running containers
+  bool has_own_network = false;  ///< else the node's network is not the pod's to report
+};
+
+struct InterfaceUsage {
+  std::string name;
+  uint64_t received_bytes = 0, received_errors = 0, sent_bytes = 0, sent_errors = 0;
+};
+
+struct PodUsage {
+  std::optional<cgroup::Stats> whole;  ///< of the pod's cgroup
+  uint64_t processes = 0;
+  std::vector<InterfaceUsage> interfaces;  ///< without the loopback
+};
+
+PodUsage measure_pod(const PodToMeasure& pod);
+
+/// The text of /proc/PID/net/dev.
+std::vector<InterfaceUsage> parse_interfaces(std::string_view text);
+
+}  // namespace pintle::cri

@@ -1,0 +1,67 @@
+"""Logs of containers: a long one is rotated, older ones are compressed, no line is lost, and not more than so many files are kept."""
+
+import glob
+import gzip
+import os
+
+import contained
+import pods
+from node import wait_for
+from pod_case import PodCase, pod, shell
+
+
+class Logs(PodCase):
+    def prepare(self):
+        super().prepare()
+        self.node.plugins["node-agent"]["config"]["containerLogs"] = {"maxSize": "20k", "maxFiles": 4, "everySeconds": 0.2}
+
+    def files_of(self, found):
+        return sorted(glob.glob(os.path.join(self.node.log_folder(found, "one"), "*")), key=lambda path: (path.endswith("/0.log"), path))
+
+    def lines_of(self, found):
+        lines = []
+        for path in self.files_of(found):
+            with (gzip.open(path, "rt") if path.endswith(".gz") else open(path, encoding="utf-8")) as file:
+                lines += [line.split(" ", 3)[3].strip() for line in file]
+        return lines
+
+    def test_long_logs_are_rotated(self):
+        quiet, _ = self.run_pod(pod("quiet", shell("one", "echo little; exec sleep 1000")))
+        # About 60 bytes a line.
+        found, container = self.run_pod(pod("loud", pods.container("one", "ticks", 1)))
+
+        def rotated(count):
+            return lambda: len(self.files_of(found)) >= count and self.files_of(found)
+        wait_for("two older logs", rotated(3), 20)
+        self.assertEqual(self.lines_of(quiet), ["little"])
+        self.assertEqual(len(self.files_of(quiet)), 1)
+        os.kill(container.pid, 19)  # stands still, so that all files can be read at leisure
+        wait_for("older ones are compressed", lambda: any(path.endswith(".gz") for path in self.files_of(found)), 10)
+        lines = self.lines_of(found)
+        first = int(lines[0].split()[1])  # the oldest file may have gone already
+        self.assertGreater(len(lines), 500)
+        self.assertEqual(lines, [f"tick {number}" for number in range(first, first + len(lines))], "a line is lost or doubled")
+        os.kill(container.pid, 18)
+        newest = lambda: self.files_of(found)[:-1]
+        first = newest()[0]
+        wait_for("the oldest goes", lambda: first not in newest(), 30)
+        self.assertLessEqual(len(self.files_of(found)), 4)
+        self.assertTrue(self.node.pods()["loud"].is_running())
+        self.assertEqual(self.node.pods()["loud"].restarts, 0)
+        self.assertIn("does not match", self.broken_config())
+
+    def broken_config(self):
+        plugins = {**self.node.plugins, "node-agent": {"config": {**self.node.plugins["node-agent"]["config"], "containerLogs": {"maxSize": "lots"}}}}
+        before = self.node.plugins
+        try:
+            self.node.apply(plugins)
+        except Exception as error:  # what the daemon answers
+            return str(error)
+        finally:
+            self.node.plugins = before
+            self.node.write_profile()
+        return "it was taken"
+
+
+if __name__ == "__main__":
+    contained.main()
