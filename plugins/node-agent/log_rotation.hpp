@@ -2,7 +2,7 @@
 
 /// Logs of containers that grow too long, as kubelet treats them:
 ///
-///     web/0.log                          what the container writes now
+///     web/0.log                              what the container writes now
 ///     web/0.log.20261120-143000-042          what it wrote before
 ///     web/0.log.20261120-120000-713.gz       older ones, compressed
 ///
