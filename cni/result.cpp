@@ -127,7 +127,8 @@ json::object to_json(const AddResult& result, std::string_view version) {
   json::object object{{"cniVersion", version}};
   json::array interfaces;
   for (const ResultInterface& interface : result.interfaces) {
-    json::object item{{"name", interface.name}, {"mac", netlink::to_string(interface.mac)}};
+    json::object item{{"name", interface.name}};
+    if (interface.mac != netlink::HardwareAddress{}) item["mac"] = netlink::to_string(interface.mac);
     if (interface.mtu != 0) item["mtu"] = interface.mtu;
     if (!interface.sandbox.empty()) item["sandbox"] = interface.sandbox;
     interfaces.push_back(std::move(item));

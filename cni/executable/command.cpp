@@ -260,13 +260,19 @@ std::string add(const Network& network, const Invocation& invocation) {
   return json::serialize(to_json(result, network.version)) + "\n";
 }
 
+/// Then DEL and GC have nothing to do, and do not touch the machine.
+bool is_empty(const Network& network) {
+  return access((network.state + "/unfinished").c_str(), F_OK) != 0 &&
+         bridge::Records::peek(bridge::records_folder(network.state)).empty();
+}
+
 void remove(const Network& network, const Invocation& invocation) {
-  if (access(network.state.c_str(), F_OK) != 0 && errno == ENOENT) return;
+  if (is_empty(network)) return;
   change(network, [&](BridgeNetwork& bridge) { return bridge.detach(invocation.container, invocation.interface); });
 }
 
 void collect(const Network& network) {
-  if (access(network.state.c_str(), F_OK) != 0 && errno == ENOENT) return;
+  if (is_empty(network)) return;
   change(network, [&](BridgeNetwork& bridge) {
     Status result;
     for (const bridge::Attachment& attachment : bridge.list()) {

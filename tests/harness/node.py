@@ -78,6 +78,7 @@ class Pod:
         self.restarts = wire.integer(fields, 7)
         self.addresses = [address.decode() for address in fields.get(9, [])]
         self.message, self.sandbox = wire.text(fields, 10), wire.text(fields, 11)
+        self.json = wire.text(fields, 12)  # the whole core/v1 Pod
 
     def __repr__(self):
         return f"{self.name}: {self.phase} {self.ready}/{self.containers} {self.addresses} {self.message}"
@@ -110,7 +111,7 @@ class Node:
 
     # ---- What is installed ----
 
-    shipped = ("cri", "runtime-oci", "network-bridge", "node-agent", "echo-cpp", "echo-c")
+    shipped = ("cri", "runtime-oci", "network-bridge", "network-cni", "node-agent", "echo-cpp", "echo-c")
 
     def install_plugins(self):
         """The build's plugins and libraries as a package lays them down: stripped, and signed with the build's key."""

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# build.sh crictl...   builds peers to test against from their Go modules into ~/.cache/pintle-peers (PINTLE_PEERS), once.
+# build.sh crictl cnitool...   builds peers to test against from their Go modules into ~/.cache/pintle-peers (PINTLE_PEERS), once.
 # Without go it says so and fails; the tests that use a peer skip themselves by name then.
 set -euo pipefail
 peers=${PINTLE_PEERS:-${XDG_CACHE_HOME:-$HOME/.cache}/pintle-peers}
@@ -25,6 +25,10 @@ build_crictl() {
   CGO_ENABLED=0 go build -ldflags '-s -w' -o "$peers/crictl" "$module/cmd/crictl"
 }
 
+build_cnitool() {
+  GOBIN=$peers CGO_ENABLED=0 go install github.com/containernetworking/cni/cnitool@v1.3.0
+}
+
 for name in "$@"; do
   [ -x "$peers/$name" ] && continue
   if ! command -v go >/dev/null; then
@@ -33,6 +37,7 @@ for name in "$@"; do
   fi
   case $name in
     crictl) (build_crictl) ;;
+    cnitool) (build_cnitool) ;;
     *) echo "error: unknown peer $name" >&2; exit 2 ;;
   esac
 done

@@ -1,0 +1,96 @@
+"""Pods on a network of Debian's CNI reference plugins (bridge, host-local, portmap, loopback), through network-cni."""
+
+import json
+import os
+import subprocess
+import unittest
+
+import contained
+import pods
+from host_ports_test import echo, serving
+from node import NodeTest, wait_for
+
+PLUGINS = "/usr/lib/cni"
+GATEWAY = "10.214.0.1"
+
+
+@unittest.skipUnless(os.path.exists(f"{PLUGINS}/bridge"), "needs Debian's containernetworking-plugins")
+class ForeignCni(NodeTest):
+    def prepare(self):
+        self.configurations = os.path.join(self.node.root, "net.d")
+        self.addresses = os.path.join(self.node.root, "addresses")
+        os.makedirs(self.configurations)
+        self.write("20-pods.conflist", self.network())
+        self.node.plugins["network-cni"] = {"config": {"confDir": self.configurations, "binDirs": [PLUGINS]}}
+        del self.node.plugins["network-bridge"]
+        with open("/proc/sys/net/ipv4/ip_forward", encoding="ascii") as file:
+            self.forwarding = file.read()
+
+    def network(self):
+        return {"cniVersion": "1.0.0", "name": "pods", "plugins": [
+            {"type": "loopback"},
+            {"type": "bridge", "bridge": "cni-foreign", "isGateway": True, "hairpinMode": True, "ipam": {
+                "type": "host-local", "dataDir": self.addresses, "ranges": [[{"subnet": "10.214.0.0/24"}]],
+                "routes": [{"dst": "0.0.0.0/0"}]}},
+            {"type": "portmap", "capabilities": {"portMappings": True}}]}
+
+    def write(self, name, content):
+        path = os.path.join(self.configurations, name)
+        with open(path + ".part", "w", encoding="utf-8") as file:
+            file.write(content if isinstance(content, str) else json.dumps(content))
+        os.rename(path + ".part", path)
+
+    def held(self):
+        """Addresses that host-local has given out."""
+        folder = os.path.join(self.addresses, "pods")
+        return sorted(name for name in os.listdir(folder) if name[0].isdigit()) if os.path.exists(folder) else []
+
+    def tearDown(self):
+        """What the reference plugins leave behind for good is not ours to take away."""
+        if not self.node.is_running():
+            self.node.start()
+        self.node.remove_pods()
+        held = self.held()
+        subprocess.run(["ip", "link", "delete", "cni-foreign"], check=False, capture_output=True)
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+        with open("/proc/sys/net/ipv4/ip_forward", "w", encoding="ascii") as file:
+            file.write(self.forwarding)
+        super().tearDown()
+        self.assertEqual(held, [], "addresses are given back")
+
+    def test_a_pod_has_its_network_and_host_port_and_keeps_them(self):
+        self.node.drop(serving("web", 8080, 18090))
+        pod = self.node.wait_for_pods(1)["web"]
+        self.assertTrue(pod.addresses[0].startswith("10.214.0."), pod.addresses)
+        self.assertEqual(self.held(), pod.addresses)
+        wait_for("the pod answers", lambda: echo(8080, pod.addresses[0]) == b"hello\n", 10)
+        self.assertEqual(echo(18090, GATEWAY), b"hello\n", "by its host port")
+        before = self.node.picture()
+        self.node.kill()
+        self.assertEqual(echo(8080, pod.addresses[0]), b"hello\n", "without the daemon")
+        self.write("20-pods.conflist", {**self.network(), "name": "another"})
+        self.node.start()
+        self.assertEqual(self.node.picture(), before)
+        self.node.take("web")
+        self.node.wait_for_none()
+        self.assertEqual(self.held(), [], "removed with the configuration that it was added with")
+
+    def test_a_broken_configuration_is_told_and_the_next_one_serves(self):
+        self.write("10-broken.conflist", '{"cniVersion": "1.0.0", "name": "pods", "plugins": [}')
+        self.node.drop(pods.pod("one", pods.container("one", "sleep")))
+        self.node.wait_for_pods(1)
+        wait_for("it is told", lambda: "10-broken.conflist: " in self.node.log_tail(), 10)
+        os.unlink(os.path.join(self.configurations, "10-broken.conflist"))
+        missing = self.network()
+        missing["plugins"][1]["type"] = "no-such-plugin"
+        self.write("20-pods.conflist", missing)
+        self.node.drop(pods.pod("two", pods.container("one", "sleep")))
+        wait_for("the pod says why it does not run", lambda: "two" in self.node.pods() and
+                 "CNI plugin 'no-such-plugin' is not in" in self.node.pods()["two"].message, 20)
+        self.assertTrue(self.node.pods()["one"].is_running())
+        self.write("20-pods.conflist", self.network())
+        self.node.wait_for_pods(2)
+
+
+if __name__ == "__main__":
+    contained.main()
