@@ -4,6 +4,8 @@
  *   workload serve PORT       answers each line on each TCP connection with the same line, until SIGTERM
  *   workload sleep            until SIGTERM
  *   workload exit CODE        ends at once
+ *   workload spin             uses a whole processor until SIGTERM
+ *   workload eat MIB          fills so much memory, then waits until SIGTERM
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -79,6 +81,14 @@ static int serve(int port) {
   }
 }
 
+static int eat(long mebibytes) {
+  const size_t size = (size_t)mebibytes << 20;
+  char* memory = malloc(size);
+  if (!memory) return 1;
+  for (size_t at = 0; at < size; at += 4096) ((volatile char*)memory)[at] = 1;
+  for (;;) pause();
+}
+
 int main(int count, char** arguments) {
   const char* what = count > 1 ? arguments[1] : "";
   const long number = count > 2 ? atol(arguments[2]) : 0;
@@ -87,9 +97,14 @@ int main(int count, char** arguments) {
   if (!strcmp(what, "ticks")) return ticks(number ? number : 10);
   if (!strcmp(what, "serve")) return serve((int)number);
   if (!strcmp(what, "exit")) return (int)number;
+  if (!strcmp(what, "eat")) return eat(number);
+  if (!strcmp(what, "spin")) {
+    for (volatile unsigned long turns = 0;; ++turns) {
+    }
+  }
   if (!strcmp(what, "sleep")) {
     for (;;) pause();
   }
-  fprintf(stderr, "workload: what? ticks, serve, sleep or exit\n");
+  fprintf(stderr, "workload: what? ticks, serve, sleep, spin, eat or exit\n");
   return 2;
 }
