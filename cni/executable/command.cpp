@@ -4,9 +4,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/json.hpp>
 #include <cerrno>
 #include <iostream>
+#include <optional>
 
 #include "cni/bridge/bridge_network.hpp"
 #include "cni/protocol.hpp"
@@ -24,13 +26,13 @@ constexpr std::array<std::string_view, 14> kOtherKeys = {
     "cniVersion", "cniVersions", "name",    "type",         "args",      "capabilities", "runtimeConfig",
     "prevResult", "dns",         "dataDir", "disableCheck", "disableGC", "ipam",         "loadOnlyInlinedPlugins"};
 
-/// A failure with the specification's code.
-struct Failure {
-  Error error;
-};
+/// What went wrong, with the specification's code; nothing if all is well.
+using Failure = std::optional<Error>;
 Failure failure(ErrorCode code, std::string message) {
-  return {{.code = code, .message = std::move(message), .details = {}}};
+  return Error{.code = code, .message = std::move(message), .details = {}};
 }
+Failure unless_ok(const Status& status, ErrorCode code) { return status ? Failure() : failure(code, status.message()); }
+Failure failure_of(const Status& status) { return status ? Failure() : Failure(error_of(status)); }
 
 struct Network {
   std::string name, version;
@@ -39,161 +41,183 @@ struct Network {
   std::vector<HostPort> ports;
   ResultDns dns;
   std::vector<netlink::IpPrefix> previous;                 // addresses of prevResult
-  std::vector<std::pair<std::string, std::string>> valid;  // for GC
+  std::vector<std::pair<std::string, std::string>> valid;  // for GC: container and interface
 };
 
 // ---- Reading what is asked ----------------------------------------------------------------------------------------------------
 
-std::string text_under(const json::object& object, std::string_view key) {
+/// An absent text is empty.
+Failure read_text(const json::object& object, std::string_view key, std::string& text) {
   const json::value* value = object.if_contains(key);
   if (!value) return {};
-  if (!value->is_string()) throw failure(ErrorCode::invalid_config, "'" + std::string(key) + "': a text is expected");
-  return std::string(value->get_string());
+  if (!value->is_string()) return failure(ErrorCode::invalid_config, "'" + std::string(key) + "': a text is expected");
+  text = value->get_string();
+  return {};
 }
 
-void check(const Status& status, ErrorCode code) {
-  if (!status) throw failure(code, status.message());
+/// The objects of a list, each by a reader of its own; an absent list is empty.
+template <class Reader>
+Failure read_objects(const json::value* value, const std::string& what, const Reader& reader) {
+  if (!value || value->is_null()) return {};
+  if (!value->is_array()) return failure(ErrorCode::invalid_config, what + ": a list is expected");
+  for (const json::value& item : value->get_array()) {
+    if (!item.is_object()) return failure(ErrorCode::invalid_config, what + ": a list of objects is expected");
+    if (Failure failed = reader(item.get_object())) return failed;
+  }
+  return {};
 }
 
-uint16_t port_under(const json::object& object, std::string_view key) {
+Failure read_port(const json::object& object, std::string_view key, uint16_t& port) {
   const json::value* value = object.if_contains(key);
   boost::system::error_code error;
-  const auto number = value ? value->to_number<uint16_t>(error) : uint16_t{0};
-  if (!value || error)
-    throw failure(ErrorCode::invalid_config, "portMappings: '" + std::string(key) + "' is to be a port");
-  return number;
+  if (value) port = value->to_number<uint16_t>(error);
+  if (value && !error) return {};
+  return failure(ErrorCode::invalid_config,
+                 "portMappings, '" + std::string(key) + "': a number from 0 to 65535 is expected");
 }
 
-std::vector<HostPort> port_mappings(const json::value& value) {
-  if (value.is_null()) return {};
-  if (!value.is_array()) throw failure(ErrorCode::invalid_config, "portMappings: a list is expected");
-  std::vector<HostPort> ports;
-  for (const json::value& item : value.get_array()) {
-    if (!item.is_object()) throw failure(ErrorCode::invalid_config, "portMappings: a list of objects is expected");
-    const json::object& object = item.get_object();
-    HostPort port{.protocol = 0,
-                  .host_ip = {},
-                  .host_port = port_under(object, "hostPort"),
-                  .pod_port = port_under(object, "containerPort")};
-    const std::string protocol = text_under(object, "protocol");
-    const Result<uint8_t> number = bridge::parse_protocol(protocol.empty() ? "tcp" : protocol);
-    check(number.status(), ErrorCode::invalid_config);
-    port.protocol = *number;
-    if (const std::string host_ip = text_under(object, "hostIP"); !host_ip.empty()) {
-      const Result<netlink::IpAddress> address = netlink::IpAddress::parse(host_ip);
-      check(address.status().with_context("portMappings, hostIP"), ErrorCode::invalid_config);
-      port.host_ip = *address;
-    }
-    if (port.host_port != 0) ports.push_back(port);
+Failure read_port_mapping(const json::object& object, std::vector<HostPort>& ports) {
+  HostPort port;
+  std::string protocol, host_ip;
+  if (Failure failed = read_port(object, "hostPort", port.host_port)) return failed;
+  if (Failure failed = read_port(object, "containerPort", port.pod_port)) return failed;
+  if (Failure failed = read_text(object, "protocol", protocol)) return failed;
+  if (Failure failed = read_text(object, "hostIP", host_ip)) return failed;
+  const Result<uint8_t> number = bridge::parse_protocol(protocol.empty() ? "tcp" : protocol);
+  if (!number) return failure(ErrorCode::invalid_config, "portMappings, " + number.status().message());
+  port.protocol = *number;
+  if (!host_ip.empty()) {
+    const Result<netlink::IpAddress> address = netlink::IpAddress::parse(host_ip);
+    if (!address) return failure(ErrorCode::invalid_config, "portMappings, 'hostIP': " + address.status().message());
+    port.host_ip = *address;
   }
-  return ports;
+  if (port.host_port != 0) ports.push_back(port);
+  return {};
 }
 
-void read_runtime_config(const json::object& object, Network& network) {
+Failure read_runtime_config(const json::object& object, Network& network) {
   const json::value* value = object.if_contains("runtimeConfig");
-  if (!value || value->is_null()) return;
-  if (!value->is_object()) throw failure(ErrorCode::invalid_config, "runtimeConfig: an object is expected");
+  if (!value || value->is_null()) return {};
+  if (!value->is_object()) return failure(ErrorCode::invalid_config, "runtimeConfig: an object is expected");
   for (const auto& [key, item] : value->get_object()) {
     if (key != "portMappings") {
-      throw failure(ErrorCode::unsupported_field,
-                    "runtimeConfig: '" + std::string(key) + "' is not supported; take it out of 'capabilities'");
+      return failure(ErrorCode::unsupported_field,
+                     "runtimeConfig: '" + std::string(key) + "' is not supported; take it out of 'capabilities'");
     }
-    network.ports = port_mappings(item);
+    const auto read = [&](const json::object& mapping) { return read_port_mapping(mapping, network.ports); };
+    if (Failure failed = read_objects(&item, "portMappings", read)) return failed;
   }
+  return {};
 }
 
-void read_valid_attachments(const json::object& object, Network& network) {
-  const json::value* value = object.if_contains("cni.dev/valid-attachments");
-  if (!value || value->is_null()) return;
-  if (!value->is_array()) throw failure(ErrorCode::invalid_config, "cni.dev/valid-attachments: a list is expected");
-  for (const json::value& item : value->get_array()) {
-    if (!item.is_object())
-      throw failure(ErrorCode::invalid_config, "cni.dev/valid-attachments: a list of objects is expected");
-    network.valid.emplace_back(text_under(item.get_object(), "containerID"), text_under(item.get_object(), "ifname"));
-  }
+Failure read_valid_attachments(const json::object& object, Network& network) {
+  constexpr const char* kKey = "cni.dev/valid-attachments";
+  return read_objects(object.if_contains(kKey), kKey, [&](const json::object& item) {
+    std::string container, interface;
+    if (Failure failed = read_text(item, "containerID", container)) return failed;
+    if (Failure failed = read_text(item, "ifname", interface)) return failed;
+    network.valid.emplace_back(std::move(container), std::move(interface));
+    return Failure();
+  });
 }
 
-void read_previous(const json::object& object, bool is_add, Network& network) {
+Failure read_previous(const json::object& object, bool is_add, Network& network) {
   const json::value* value = object.if_contains("prevResult");
-  if (!value || value->is_null()) return;
+  if (!value || value->is_null()) return {};
   if (is_add) {
-    throw failure(ErrorCode::invalid_config,
-                  "pintle-cni makes the pod's interface: it is to be the first plugin of the list");
+    return failure(ErrorCode::invalid_config,
+                   "pintle-cni makes the pod's interface: it is to be the first plugin of the list");
   }
   const Result<AddResult> previous = parse_add_result(*value);
-  check(previous.status().with_context("prevResult"), ErrorCode::undecodable);
+  if (!previous) return failure(ErrorCode::undecodable, "prevResult: " + previous.status().message());
   for (const ResultIp& ip : previous->ips) network.previous.push_back(ip.address);
+  return {};
 }
 
 /// The part of the configuration that network-bridge has as well, without the rest.
-bridge::Config read_bridge_config(const json::object& object) {
+Failure read_bridge_config(const json::object& object, Network& network) {
   json::object config;
   for (const auto& [key, value] : object) {
     if (std::ranges::find(kBridgeKeys, std::string_view(key)) != kBridgeKeys.end()) {
       config.insert_or_assign(key, value);
     } else if (std::ranges::find(kOtherKeys, std::string_view(key)) == kOtherKeys.end() &&
                !key.starts_with("cni.dev/")) {
-      throw failure(ErrorCode::unsupported_field,
-                    "unknown key '" + std::string(key) +
-                        "'; pintle-cni has bridge, podCIDR, mtu, masquerade, hairpin and dataDir");
+      return failure(ErrorCode::unsupported_field,
+                     "unknown key '" + std::string(key) +
+                         "'; pintle-cni has bridge, podCIDR, mtu, masquerade, hairpin and dataDir");
     }
   }
   const json::value* ipam = object.if_contains("ipam");
   if (ipam && !(ipam->is_object() && ipam->get_object().empty())) {
-    throw failure(ErrorCode::unsupported_field,
-                  "'ipam' is not supported: pintle-cni gives addresses of podCIDR itself");
+    return failure(ErrorCode::unsupported_field,
+                   "'ipam' is not supported: pintle-cni gives addresses of podCIDR itself");
   }
   const Result<bridge::Config> parsed = bridge::parse_config(json::serialize(config));
-  check(parsed.status(), ErrorCode::invalid_config);
-  return *parsed;
+  if (!parsed) return failure(ErrorCode::invalid_config, parsed.status().message());
+  network.config = *parsed;
+  return {};
 }
 
-Network read_network(const json::object& object, const Invocation& invocation) {
-  Network network;
-  network.version = text_under(object, "cniVersion");
-  if (!is_version(network.version)) {
-    throw failure(ErrorCode::incompatible_version,
-                  "cniVersion '" + network.version.substr(0, 40) + "': 0.3.1, 0.4.0, 1.0.0 or 1.1.0 is expected");
-  }
-  network.name = text_under(object, "name");
-  check(check_name("name of the network", network.name), ErrorCode::invalid_config);
-  network.config = read_bridge_config(object);
-  std::string data = text_under(object, "dataDir");
+Failure read_folders(const json::object& object, Network& network) {
+  std::string data;
+  if (Failure failed = read_text(object, "dataDir", data)) return failed;
   if (data.empty()) data = kDataDirectory;
   if (data.front() != '/')
-    throw failure(ErrorCode::invalid_config, "dataDir '" + data + "': an absolute path is expected");
+    return failure(ErrorCode::invalid_config, "dataDir '" + data + "': an absolute path is expected");
   network.state = data + "/cni/" + network.name;
   network.shared = data + "/shared/network-bridge";
-  read_runtime_config(object, network);
-  read_valid_attachments(object, network);
-  read_previous(object, invocation.command == "ADD", network);
-  if (const json::value* dns = object.if_contains("dns")) {
-    const Result<AddResult> parsed = parse_add_result(json::object{{"dns", *dns}});
-    check(parsed.status(), ErrorCode::invalid_config);
-    network.dns = parsed->dns;
+  return {};
+}
+
+Failure read_network(const json::object& object, bool is_add, Network& network) {
+  if (Failure failed = read_text(object, "cniVersion", network.version)) return failed;
+  if (!is_version(network.version)) {
+    return failure(ErrorCode::incompatible_version,
+                   "cniVersion '" + network.version.substr(0, 40) + "': 0.3.1, 0.4.0, 1.0.0 or 1.1.0 is expected");
   }
-  return network;
+  if (Failure failed = read_text(object, "name", network.name)) return failed;
+  if (Failure failed = unless_ok(check_name("name of the network", network.name), ErrorCode::invalid_config))
+    return failed;
+  if (Failure failed = read_bridge_config(object, network)) return failed;
+  if (Failure failed = read_folders(object, network)) return failed;
+  if (Failure failed = read_runtime_config(object, network)) return failed;
+  if (Failure failed = read_valid_attachments(object, network)) return failed;
+  if (Failure failed = read_previous(object, is_add, network)) return failed;
+  const json::value* dns = object.if_contains("dns");
+  if (!dns) return {};
+  const Result<AddResult> parsed = parse_add_result(json::object{{"dns", *dns}});
+  if (!parsed) return failure(ErrorCode::invalid_config, parsed.status().message());
+  network.dns = parsed->dns;
+  return {};
 }
 
 /// Arguments that we do not know are an error unless the engine says that they may be ignored.
-void check_arguments(const std::string& text) {
+Failure check_arguments(const std::string& text) {
   const auto arguments = parse_arguments(text);
-  check(arguments.status(), ErrorCode::invalid_environment);
+  if (!arguments) return failure(ErrorCode::invalid_environment, arguments.status().message());
   std::string unknown;
   for (const auto& [key, value] : *arguments) {
     const bool is_true =
         value == "1" || value == "true" || value == "TRUE" || value == "True" || value == "t" || value == "T";
-    if (key == "IgnoreUnknown" && is_true) return;
+    if (key == "IgnoreUnknown" && is_true) return {};
     if (key != "IgnoreUnknown" && !key.starts_with("K8S_POD_") && unknown.empty()) unknown = key;
   }
-  if (!unknown.empty()) {
-    throw failure(ErrorCode::invalid_environment,
-                  "CNI_ARGS: unknown argument '" + unknown + "'; add IgnoreUnknown=1 to have it ignored");
-  }
+  if (unknown.empty()) return {};
+  return failure(ErrorCode::invalid_environment,
+                 "CNI_ARGS: unknown argument '" + unknown + "'; add IgnoreUnknown=1 to have it ignored");
 }
 
-void need(std::string_view name, const std::string& value) {
-  if (value.empty()) throw failure(ErrorCode::invalid_environment, std::string(name) + " is not set");
+Failure check_pod(const Invocation& invocation, bool needs_name_space) {
+  const std::pair<const char*, bool> missing[] = {{"CNI_CONTAINERID", invocation.container.empty()},
+                                                  {"CNI_IFNAME", invocation.interface.empty()},
+                                                  {"CNI_NETNS", needs_name_space && invocation.name_space.empty()}};
+  for (const auto& [name, is_missing] : missing) {
+    if (is_missing) return failure(ErrorCode::invalid_environment, std::string(name) + " is not set");
+  }
+  Status status = check_name("CNI_CONTAINERID", invocation.container);
+  if (status) status = netlink::check_link_name(invocation.interface).with_context("CNI_IFNAME");
+  if (!status) return failure(ErrorCode::invalid_environment, status.message());
+  return check_arguments(invocation.arguments);
 }
 
 // ---- Doing it -----------------------------------------------------------------------------------------------------------------
@@ -214,50 +238,51 @@ class Unfinished {
   bool was_there_;
 };
 
-/// Only failures that the command goes on after: an engine shows standard error of plugins to nobody but the curious.
+/// An engine shows standard error of plugins to nobody but the curious.
 void tell(const std::string& line) { std::cerr << "pintle-cni: " << line << "\n"; }
 
-std::unique_ptr<BridgeNetwork> open_network(const Network& network) {
-  auto opened = BridgeNetwork::create(network.config, "cni-" + network.name,
-                                      {.state = network.state, .shared = network.shared}, tell);
-  if (!opened) throw Failure{error_of(opened.status())};
-  return std::move(*opened);
+Result<std::unique_ptr<BridgeNetwork>> open_network(const Network& network) {
+  return BridgeNetwork::create(network.config, "cni-" + network.name,
+                               {.state = network.state, .shared = network.shared}, tell);
 }
 
 /// Runs what changes something: alone, after what an earlier command left half done, and leaving the node as it was when nothing is
 /// attached any more.
 template <class Action>
-void change(const Network& network, const Action& action) {
-  check(files::make_folders(network.state), ErrorCode::io_failure);
+Failure change(const Network& network, const Action& action) {
+  if (Failure failed = unless_ok(files::make_folders(network.state), ErrorCode::io_failure)) return failed;
   const Result<files::Descriptor> folder = files::open_folder(network.state);
-  check(folder.status(), ErrorCode::io_failure);
+  if (!folder) return failure(ErrorCode::io_failure, folder.status().message());
   const Result<files::Lock> lock = files::Lock::acquire(folder->get(), "lock", files::Lock::Kind::exclusive);
-  check(lock.status(), ErrorCode::io_failure);
+  if (!lock) return failure(ErrorCode::io_failure, lock.status().message());
   Unfinished unfinished(network.state);
-  const std::unique_ptr<BridgeNetwork> bridge = open_network(network);
-  Status status = unfinished.was_there() ? failed_precondition("") : bridge->resume();
-  if (!status) status = bridge->start();
-  if (status) status = action(*bridge);
-  bridge->reap();
-  const Status stopped = bridge->stop();
+  const Result<std::unique_ptr<BridgeNetwork>> opened = open_network(network);
+  if (!opened) return failure_of(opened.status());
+  BridgeNetwork& bridge = **opened;
+  Status status = unfinished.was_there() ? failed_precondition("an earlier command was killed") : bridge.resume();
+  if (!status) status = bridge.start();
+  if (status) status = action(bridge);
+  bridge.reap();
+  const Status stopped = bridge.stop();
   if (status) status = stopped;
-  if (!status) throw Failure{error_of(status)};
-  unfinished.done();
+  if (status) unfinished.done();
+  return failure_of(status);
 }
 
-std::string add(const Network& network, const Invocation& invocation) {
-  std::optional<bridge::Attachment> attached;
-  change(network, [&](BridgeNetwork& bridge) {
+Failure add(const Network& network, const Invocation& invocation, std::string& output) {
+  AddResult result;
+  Failure failed = change(network, [&](BridgeNetwork& bridge) {
     Result<bridge::Attachment> attachment = bridge.attach({.sandbox = invocation.container,
                                                            .interface = invocation.interface,
                                                            .name_space = invocation.name_space,
                                                            .ports = network.ports});
-    if (attachment) attached = std::move(*attachment);
+    if (attachment) result = attachment->result();
     return attachment.status();
   });
-  AddResult result = attached->result();
+  if (failed) return failed;
   result.dns = network.dns;
-  return json::serialize(to_json(result, network.version)) + "\n";
+  output = json::serialize(to_json(result, network.version)) + "\n";
+  return {};
 }
 
 /// Then DEL and GC have nothing to do, and do not touch the machine.
@@ -266,113 +291,109 @@ bool is_empty(const Network& network) {
          bridge::Records::peek(bridge::records_folder(network.state)).empty();
 }
 
-void remove(const Network& network, const Invocation& invocation) {
-  if (is_empty(network)) return;
-  change(network, [&](BridgeNetwork& bridge) { return bridge.detach(invocation.container, invocation.interface); });
+Failure remove(const Network& network, const Invocation& invocation) {
+  if (is_empty(network)) return {};
+  return change(network,
+                [&](BridgeNetwork& bridge) { return bridge.detach(invocation.container, invocation.interface); });
 }
 
-void collect(const Network& network) {
-  if (is_empty(network)) return;
-  change(network, [&](BridgeNetwork& bridge) {
+Failure collect(const Network& network) {
+  if (is_empty(network)) return {};
+  return change(network, [&](BridgeNetwork& bridge) {
     Status result;
     for (const bridge::Attachment& attachment : bridge.list()) {
       const std::pair named(attachment.sandbox, attachment.interface);
       if (std::ranges::find(network.valid, named) != network.valid.end()) continue;
-      const Status status = bridge.detach(attachment.sandbox, attachment.interface);
-      if (result) result = status;
+      Status status = bridge.detach(attachment.sandbox, attachment.interface);
+      if (result) result = std::move(status);
     }
     return result;
   });
 }
 
-void inspect(const Network& network, const Invocation& invocation) {
-  const std::unique_ptr<BridgeNetwork> bridge = open_network(network);
-  Status status = bridge->look();
-  if (status) status = bridge->check(invocation.container, invocation.name_space);
-  if (!status) throw Failure{error_of(status)};
-  for (const bridge::Attachment& attachment : bridge->list()) {
+Failure inspect(const Network& network, const Invocation& invocation) {
+  const Result<std::unique_ptr<BridgeNetwork>> bridge = open_network(network);
+  Status status = bridge ? (*bridge)->look() : bridge.status();
+  if (status) status = (*bridge)->check(invocation.container, invocation.name_space);
+  if (!status) return failure_of(status);
+  for (const bridge::Attachment& attachment : (*bridge)->list()) {
     if (attachment.sandbox != invocation.container || attachment.interface != invocation.interface) continue;
     for (const ResultIp& ip : attachment.ips) {
       if (std::ranges::find(network.previous, ip.address) != network.previous.end()) continue;
-      throw failure(ErrorCode::plugin_specific, "address " + ip.address.to_string() + " is not in prevResult");
+      return failure(ErrorCode::plugin_specific, "address " + ip.address.to_string() + " is not in prevResult");
     }
   }
+  return {};
 }
 
-void ask_status(const Network& network) {
-  const std::unique_ptr<BridgeNetwork> bridge = open_network(network);
-  if (const Status status = bridge->look(); !status) throw failure(ErrorCode::not_available, status.message());
+Failure ask_status(const Network& network) {
+  const Result<std::unique_ptr<BridgeNetwork>> bridge = open_network(network);
+  const Status status = bridge ? (*bridge)->look() : bridge.status();
+  return unless_ok(status, ErrorCode::not_available);
 }
 
-std::string versions(const json::object& object) {
-  const json::value* version = object.if_contains("cniVersion");
-  const bool known = version && version->is_string() && is_version(version->get_string());
+std::string versions(const std::string& version) {
   json::array supported;
   for (const std::string_view each : kVersions) supported.emplace_back(each);
-  return json::serialize(
-             json::object{{"cniVersion", known ? std::string(version->get_string()) : std::string(kNewestVersion)},
-                          {"supportedVersions", std::move(supported)}}) +
-         "\n";
+  return json::serialize(json::object{{"cniVersion", version}, {"supportedVersions", std::move(supported)}}) + "\n";
 }
 
-std::string obey(const Invocation& invocation, std::string& version) {
+struct Command {
+  std::string_view name;
+  std::string_view since;  ///< version of the specification
+  bool is_about_pod;
+  bool needs_name_space;
+};
+constexpr std::array<Command, 5> kCommands = {{{"ADD", "0.3.1", true, true},
+                                               {"DEL", "0.3.1", true, false},
+                                               {"CHECK", "0.4.0", true, true},
+                                               {"GC", "1.1.0", false, false},
+                                               {"STATUS", "1.1.0", false, false}}};
+
+/// `version`: of the configuration as soon as it is known; an error is written in it.
+Failure obey(const Invocation& invocation, std::string& version, std::string& output) {
   if (invocation.command.empty()) {
-    throw failure(ErrorCode::invalid_environment,
-                  "CNI_COMMAND is not set: pintle-cni is started by container engines; see its documentation");
+    return failure(ErrorCode::invalid_environment,
+                   "CNI_COMMAND is not set: pintle-cni is started by container engines; see its documentation");
   }
   const Result<json::object> object = parse_object("network configuration on standard input", invocation.input);
-  if (invocation.command == "VERSION") return versions(object ? *object : json::object());
-  check(object.status(), ErrorCode::undecodable);
-  if (const json::value* said = object->if_contains("cniVersion");
-      said && said->is_string() && is_version(said->get_string())) {
-    version = said->get_string();
+  const json::value* said = object ? object->if_contains("cniVersion") : nullptr;
+  if (said && said->is_string() && is_version(said->get_string())) version = said->get_string();
+  if (invocation.command == "VERSION") {
+    output = versions(version);
+    return {};
   }
-  const Network network = read_network(*object, invocation);
-  const bool is_about_pod = invocation.command == "ADD" || invocation.command == "DEL" || invocation.command == "CHECK";
-  if (is_about_pod) {
-    need("CNI_CONTAINERID", invocation.container);
-    need("CNI_IFNAME", invocation.interface);
-    check(check_name("CNI_CONTAINERID", invocation.container), ErrorCode::invalid_environment);
-    check(netlink::check_link_name(invocation.interface).with_context("CNI_IFNAME"), ErrorCode::invalid_environment);
-    check_arguments(invocation.arguments);
+  if (!object) return failure(ErrorCode::undecodable, object.status().message());
+  const auto command = std::ranges::find(kCommands, invocation.command, &Command::name);
+  if (command == kCommands.end()) {
+    return failure(ErrorCode::invalid_environment, "CNI_COMMAND '" + invocation.command.substr(0, 40) +
+                                                       "': ADD, DEL, CHECK, GC, STATUS or VERSION is expected");
   }
-  const auto since = [&](std::string_view first) {
-    if (is_at_least(version, first)) return;
-    throw failure(ErrorCode::incompatible_version,
-                  invocation.command + " exists since version " + std::string(first) + " of the specification");
-  };
-  if (invocation.command == "ADD") {
-    need("CNI_NETNS", invocation.name_space);
-    return add(network, invocation);
+  Network network;
+  if (Failure failed = read_network(*object, command->name == "ADD", network)) return failed;
+  if (!is_at_least(version, command->since)) {
+    return failure(ErrorCode::incompatible_version, invocation.command + " exists since version " +
+                                                        std::string(command->since) + " of the specification");
   }
-  if (invocation.command == "DEL") {
-    remove(network, invocation);
-  } else if (invocation.command == "CHECK") {
-    since("0.4.0");
-    need("CNI_NETNS", invocation.name_space);
-    inspect(network, invocation);
-  } else if (invocation.command == "GC") {
-    since("1.1.0");
-    collect(network);
-  } else if (invocation.command == "STATUS") {
-    since("1.1.0");
-    ask_status(network);
-  } else {
-    throw failure(ErrorCode::invalid_environment, "CNI_COMMAND '" + invocation.command.substr(0, 40) +
-                                                      "': ADD, DEL, CHECK, GC, STATUS or VERSION is expected");
+  if (command->is_about_pod) {
+    if (Failure failed = check_pod(invocation, command->needs_name_space)) return failed;
   }
-  return {};
+  if (command->name == "ADD") return add(network, invocation, output);
+  if (command->name == "DEL") return remove(network, invocation);
+  if (command->name == "CHECK") return inspect(network, invocation);
+  if (command->name == "GC") return collect(network);
+  return ask_status(network);
 }
 
 }  // namespace
 
 Answer run(const Invocation& invocation) {
   std::string version(kNewestVersion);
-  try {
-    return {.exit_code = 0, .output = obey(invocation, version)};
-  } catch (const Failure& failed) {
-    return {.exit_code = 1, .output = json::serialize(to_json(failed.error, version)) + "\n"};
+  Answer answer;
+  if (const Failure failed = obey(invocation, version, answer.output)) {
+    answer = {.exit_code = 1, .output = json::serialize(to_json(*failed, version)) + "\n"};
   }
+  return answer;
 }
 
 }  // namespace pintle::cni::executable
