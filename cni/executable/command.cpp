@@ -76,7 +76,21 @@ Failure read_port(const json::object& object, std::string_view key, uint16_t& po
                  "portMappings, '" + std::string(key) + "': a number from 0 to 65535 is expected");
 }
 
-Failure read_port_mapping(const json::object& object, std::vector<HostPort>& ports) {
+/// containerd writes "HostPort" where the specification has "hostPort", which plugins in Go do not tell apart.
+json::object with_small_initials(const json::object& object) {
+  json::object result;
+  for (const auto& [key, value] : object) {
+    std::string name(key);
+    if (name == "HostIP" || name == "HostPort" || name == "ContainerPort" || name == "Protocol") {
+      name[0] = static_cast<char>(name[0] - 'A' + 'a');
+    }
+    result.insert_or_assign(name, value);
+  }
+  return result;
+}
+
+Failure read_port_mapping(const json::object& mapping, std::vector<HostPort>& ports) {
+  const json::object object = with_small_initials(mapping);
   HostPort port;
   std::string protocol, host_ip;
   if (Failure failed = read_port(object, "hostPort", port.host_port)) return failed;
