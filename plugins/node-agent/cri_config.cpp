@@ -140,6 +140,9 @@ cri::LinuxContainerResources resources_of_pod(const core::Pod& pod) {
       }
     }
     if (largest.amount > total.amount) total.amount = largest.amount;
+    // What the pod as a whole is given counts instead.
+    const auto& whole = limits ? pod.spec().resources().limits() : pod.spec().resources().requests();
+    if (whole.contains(name) && !amount(whole, name).is_zero()) total = {amount(whole, name), true};
     return total;
   };
   cri::LinuxContainerResources resources;

@@ -95,7 +95,7 @@ TEST(Manifest, is_refused_for_every_feature_that_is_not_there_yet) {
                              "securityContext: {appArmorProfile: {type: RuntimeDefault}}",
                              "volumes: [{name: v, configMap: {name: c}}]",
                              "volumes: [{name: v, emptyDir: {medium: HugePages}}]",
-                             "resources: {limits: {cpu: 1}}",
+                             "resources: {limits: {hugepages-2Mi: 2Mi}}",
                              "os: {name: windows}"};
   for (const char* field : in_pod)
     EXPECT_THAT(complaint("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: c, image: i}], " +

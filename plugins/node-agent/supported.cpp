@@ -27,7 +27,10 @@ class Unsupported {
     refuse(spec.readiness_gates_size() > 0, child(at, "readinessGates"), "readiness gates are");
     refuse(spec.scheduling_gates_size() > 0, child(at, "schedulingGates"), "scheduling gates are");
     refuse(spec.resource_claims_size() > 0, child(at, "resourceClaims"), "resource claims are");
-    refuse(spec.has_resources(), child(at, "resources"), "resources of whole pods are");
+    for (const auto& [name, quantity] : spec.resources().limits())
+      refuse(name != "cpu" && name != "memory", child(child(child(at, "resources"), "limits"), name),
+             "limits of whole pods besides cpu and memory are");
+    refuse(spec.resources().claims_size() > 0, child(child(at, "resources"), "claims"), "resource claims are");
     refuse(spec.has_host_users() && !spec.host_users(), child(at, "hostUsers"), "user namespaces are");
     refuse(!spec.hostname_override().empty(), child(at, "hostnameOverride"), "hostname overrides are");
     refuse(spec.has_os() && spec.os().name() != "linux", child(at, "os"), "other systems than linux are");

@@ -65,6 +65,8 @@ int64_t memory_of(const core::Pod& pod, const core::EmptyDirVolumeSource& source
     if (all_limited) together += api::Quantity::of(limit->second).units();
   }
   if (all_limited) bytes = std::min(bytes, together);
+  if (const auto whole = pod.spec().resources().limits().find("memory"); whole != pod.spec().resources().limits().end())
+    bytes = std::min(bytes, api::Quantity::of(whole->second).units());
   if (source.has_size_limit()) {
     const int64_t limit = api::Quantity::of(source.size_limit()).units();
     if (limit > 0) bytes = std::min(bytes, limit);

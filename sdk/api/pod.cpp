@@ -72,6 +72,25 @@ void set_container_defaults(core::Container& container, bool host_network) {
   }
 }
 
+/// A pod that is limited as a whole and does not say what it needs needs what its containers do, or else all of it.
+void set_pod_resource_defaults(core::PodSpec& spec) {
+  if (!spec.has_resources()) return;
+  auto& requests = *spec.mutable_resources()->mutable_requests();
+  for (const auto& [name, limit] : spec.resources().limits()) {
+    if (requests.contains(name)) continue;
+    Quantity together;
+    bool any = false;
+    for (const core::Container& container : spec.containers()) {
+      const auto own = container.resources().requests().find(name);
+      if (own == container.resources().requests().end()) continue;
+      together += Quantity::of(own->second);
+      any = true;
+    }
+    requests[name] = limit;
+    if (any) requests[name].set_string(together.text());
+  }
+}
+
 void set_volume_defaults(core::Volume& volume) {
   core::VolumeSource& source = *volume.mutable_volume_source();
   if (source.ByteSizeLong() == 0) source.mutable_empty_dir();
@@ -119,14 +138,15 @@ void set_pod_defaults(core::Pod& pod) {
   for (core::Container& container : *spec.mutable_init_containers())
     set_container_defaults(container, spec.host_network());
   for (core::Container& container : *spec.mutable_containers()) set_container_defaults(container, spec.host_network());
+  set_pod_resource_defaults(spec);
 }
 
 std::string_view quality_of_service(const core::Pod& pod) {
   bool any = false, guaranteed = true;
-  const auto look = [&](const core::Container& container) {
+  const auto weigh = [&](const core::ResourceRequirements& resources) {
     for (const char* name : {"cpu", "memory"}) {
-      const auto& limits = container.resources().limits();
-      const auto& requests = container.resources().requests();
+      const auto& limits = resources.limits();
+      const auto& requests = resources.requests();
       const auto limit = limits.find(name);
       const auto request = requests.find(name);
       const Quantity limited = limit == limits.end() ? Quantity() : Quantity::of(limit->second);
@@ -135,8 +155,13 @@ std::string_view quality_of_service(const core::Pod& pod) {
       if (limited.is_zero() || !(limited == requested)) guaranteed = false;
     }
   };
-  for (const core::Container& container : pod.spec().init_containers()) look(container);
-  for (const core::Container& container : pod.spec().containers()) look(container);
+  // What the pod as a whole asks for counts alone where it is given.
+  weigh(pod.spec().resources());
+  if (!any) {
+    guaranteed = true;
+    for (const core::Container& container : pod.spec().init_containers()) weigh(container.resources());
+    for (const core::Container& container : pod.spec().containers()) weigh(container.resources());
+  }
   if (!any) return "BestEffort";
   return guaranteed ? "Guaranteed" : "Burstable";
 }

@@ -59,6 +59,7 @@ class PodValidator {
     }
     for (int i = 0; i < spec.containers_size(); ++i)
       container(spec.containers(i), spec, child("/spec/containers", static_cast<size_t>(i)));
+    if (spec.has_resources()) pod_resources(spec);
     for (const auto& [pointer, name] : references_)
       if (!containers_.contains(name)) add(child(pointer, "containerName"), "there is no container \"" + name + "\"");
   }
@@ -515,6 +516,33 @@ class PodValidator {
       if (requested > limited)
         add(child(child(pointer, "requests"), name),
             "must be at most the limit " + limited.text() + ", is " + requested.text());
+    }
+  }
+
+  /// Of the pod as a whole: its containers cannot need more together, and none of them may have more.
+  void pod_resources(const core::PodSpec& spec) {
+    const std::string at = "/spec/resources";
+    resources(spec.resources(), at);
+    for (const char* list : {"requests", "limits"}) {
+      const auto& amounts = *list == 'l' ? spec.resources().limits() : spec.resources().requests();
+      for (const auto& [name, quantity] : amounts) {
+        if (name != "cpu" && name != "memory" && !name.starts_with("hugepages-"))
+          add(child(child(at, list), name), "must be cpu, memory or hugepages-SIZE");
+        Quantity together, largest;
+        for (const core::Container& container : spec.containers()) {
+          const auto& own = *list == 'l' ? container.resources().limits() : container.resources().requests();
+          const auto found = own.find(name);
+          if (found == own.end()) continue;
+          together += Quantity::of(found->second);
+          if (Quantity::of(found->second) > largest) largest = Quantity::of(found->second);
+        }
+        const Quantity& most = *list == 'l' ? largest : together;
+        if (most > Quantity::of(quantity))
+          add(child(child(at, list), name),
+              std::string("must be at least what ") +
+                  (*list == 'l' ? "each container may use, " : "its containers request together, ") + most.text() +
+                  ", is " + Quantity::of(quantity).text());
+      }
     }
   }
 

@@ -72,6 +72,24 @@ class Resources(PodCase):
             self.assertFalse(os.path.exists(cgroup("memory", path[name])), name)
         self.assertFalse(os.path.exists(cgroup("memory", self.root)))
 
+    def test_pods_are_limited_as_a_whole(self):
+        whole, container = self.run_pod(pod("whole", shell("one", SLEEP), shell("two", SLEEP, resources={"requests": {"cpu": "100m"}}),
+                                            resources={"limits": {"cpu": "600m", "memory": "48Mi"}, "requests": {"cpu": "300m"}}))
+        path = f"{self.root}/burstable/pod{whole.uid}"
+        self.assertEqual(cgroup_of(container.pid), f"{path}/{container.id}")
+        self.assertEqual(value("memory", path, "memory.limit_in_bytes", "memory.max"), str(48 << 20))
+        if not UNIFIED:
+            self.assertEqual(value("cpu", path, "cpu.shares", ""), "307")
+            self.assertEqual(value("cpu", path, "cpu.cfs_quota_us", ""), "60000")
+        same, container = self.run_pod(pod("same", shell("one", SLEEP), resources={"limits": {"cpu": "600m", "memory": "48Mi"}}))
+        self.assertEqual(cgroup_of(container.pid), f"{self.root}/pod{same.uid}/{container.id}", "Guaranteed: it requests its limits")
+        self.assertIn("must be at least what its containers request together, 400m, is 300m", self.refused(pod("less", shell(
+            "one", SLEEP, resources={"requests": {"cpu": "400m"}}), resources={"requests": {"cpu": "300m"}})))
+        self.assertIn("must be at least what each container may use, 64Mi, is 48Mi", self.refused(pod("less", shell(
+            "one", SLEEP, resources={"limits": {"memory": "64Mi"}}), resources={"limits": {"memory": "48Mi"}})))
+        self.assertIn("must be cpu, memory or hugepages-SIZE", self.refused(pod("disk", shell("one", SLEEP), resources={
+            "limits": {"ephemeral-storage": "1Gi"}})))
+
     def test_limits_are_kept(self):
         hungry = shell("one", "x=x; while :; do x=$x$x; done", resources={"limits": {"memory": "16Mi"}})
         self.node.drop(pod("hungry", hungry, restartPolicy="Never"))
