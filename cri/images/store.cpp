@@ -6,6 +6,7 @@
 
 #include <boost/json.hpp>
 #include <cerrno>
+#include <ctime>
 #include <set>
 
 #include "cri/images/reference.hpp"
@@ -22,6 +23,7 @@ constexpr char kCopy[] = "images.json.copy";
 constexpr char kStoreLock[] = "store.lock";
 constexpr char kLeasesLock[] = "leases.lock";
 constexpr size_t kShortestPrefix = 3;
+constexpr time_t kPartialDays = 3;  // nobody has asked for the image again
 
 bool is_hex(std::string_view text) {
   return !text.empty() && text.find_first_not_of("0123456789abcdef") == std::string_view::npos;
@@ -96,13 +98,14 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, StoreOptions
 
 Status Store::prepare() {
   if (Status status = files::make_folders(path_ + "/blobs/sha256"); !status) return status;
-  for (const char* name : {"leases", "ingest", "trash", "damaged", "empty"}) {
+  for (const char* name : {"leases", "ingest", "partial", "trash", "damaged", "empty"}) {
     if (Status status = files::make_folders(path_ + "/" + name); !status) return status;
   }
   const std::pair<files::Descriptor*, std::string> folders[] = {{&root_, path_},
                                                                 {&blobs_, path_ + "/blobs/sha256"},
                                                                 {&leases_, path_ + "/leases"},
                                                                 {&ingest_, path_ + "/ingest"},
+                                                                {&partial_, path_ + "/partial"},
                                                                 {&trash_, path_ + "/trash"},
                                                                 {&damaged_, path_ + "/damaged"}};
   for (const auto& [descriptor, folder] : folders) {
@@ -402,6 +405,10 @@ Result<std::vector<Digest>> Store::remove(std::string_view name) {
   return std::vector<Digest>{id};
 }
 
+Result<files::Descriptor> Store::open_blob(const Digest& digest) const {
+  return files::open_at(blobs_.get(), digest.hex(), O_RDONLY | O_NOFOLLOW);
+}
+
 files::Usage Store::usage() const {
   files::Usage sum;
   const auto add = [&](files::Usage usage) {
@@ -411,10 +418,12 @@ files::Usage Store::usage() const {
   if (auto ids = snapshots_->list()) {
     for (const Digest& id : *ids) add(snapshots_->usage(id));
   }
-  if (auto names = files::list_folder(blobs_.get())) {
+  for (const int folder : {blobs_.get(), partial_.get()}) {
+    auto names = files::list_folder(folder);
+    if (!names) continue;
     for (const std::string& name : *names) {
       struct stat about {};
-      if (fstatat(blobs_.get(), name.c_str(), &about, AT_SYMLINK_NOFOLLOW) == 0)
+      if (fstatat(folder, name.c_str(), &about, AT_SYMLINK_NOFOLLOW) == 0)
         add({static_cast<uint64_t>(about.st_blocks) * 512, 1});
     }
   }
@@ -449,6 +458,17 @@ Status Store::recover() {
       auto unused = Lock::try_acquire(ingest_.get(), name, Lock::Kind::exclusive);
       if (!unused) continue;
       if (Status status = files::remove_tree(ingest_.get(), name); !status) return status;
+    }
+  }
+  if (auto names = files::list_folder(partial_.get())) {
+    for (const std::string& name : *names) {
+      struct stat about {};
+      if (fstatat(partial_.get(), name.c_str(), &about, AT_SYMLINK_NOFOLLOW) != 0 ||
+          time(nullptr) - about.st_mtime < kPartialDays * 24 * 3600) {
+        continue;
+      }
+      if (auto unused = Lock::try_acquire(partial_.get(), name, Lock::Kind::exclusive))
+        unlinkat(partial_.get(), name.c_str(), 0);
     }
   }
   if (Status status = snapshots_->clean(); !status) return status;

@@ -9,6 +9,7 @@
 ///       snapshots/<chain id>/fs  layers unpacked, ready to be stacked by overlayfs (snapshots.hpp)
 ///       leases/<container>       who uses which image; a small file for each container
 ///       ingest/<random>/         a load under way, locked by its maker
+///       partial/<digest>         a blob that is being pulled, locked by its puller; what was cut is continued here
 ///       damaged/                 what was found broken, kept for a person to look at
 ///       trash/                   what was removed and waits for deletion in the background
 ///
@@ -77,6 +78,14 @@ struct Lease {
   Digest image;
 };
 
+/// What a pull has brought: a manifest, while its blobs lie in the store or, whole and verified, in `Store::partial`.
+struct Pulled {
+  std::string reference;  ///< a whole one
+  std::string manifest_text;
+  Digest manifest_digest;
+  Manifest manifest;
+};
+
 struct StoreOptions {
   UnpackLimits unpack;
   SourceLimits source;
@@ -97,6 +106,17 @@ class Store {
   Result<std::vector<std::shared_ptr<const Image>>> load(const std::string& path, const std::string& reference);
   /// The archive is read from a descriptor, which may be a pipe and stays the caller's.
   Result<std::vector<std::shared_ptr<const Image>>> load(int archive, const std::string& reference);
+
+  /// The folder of blobs that are being pulled; stays the store's.
+  int partial() const { return partial_.get(); }
+  bool has_blob(const Digest& digest, uint64_t size) const;
+  /// A blob's file to be read, also after it was removed. NOT_FOUND if it is not there.
+  Result<files::Descriptor> open_blob(const Digest& digest) const;
+  /// The image is there with all its blobs and unpacked layers.
+  bool is_whole(const Digest& id);
+  /// Makes an image of what was pulled; the caller holds the partial blobs' locks and removes them afterwards. ABORTED: a
+  /// blob is in neither place (any more).
+  Result<std::shared_ptr<const Image>> add(const Pulled& pulled);
 
   Result<std::vector<std::shared_ptr<const Image>>> list();
   /// By reference, id, or an unambiguous prefix of at least 3 digits of the id. Null if there is none; INVALID_ARGUMENT
@@ -134,6 +154,8 @@ class Store {
   Status write_records(const Records& records);
   Result<std::shared_ptr<const Image>> image_of(const Record& record);
   Result<std::vector<std::shared_ptr<const Image>>> load_from(Source& source, int ingest, const std::string& reference);
+  Result<std::vector<std::shared_ptr<const Image>>> commit_all(Source& source, int ingest,
+                                                               std::vector<Candidate>& candidates);
   Result<std::vector<Candidate>> candidates_of(Source& source, int ingest, const std::string& reference);
   Result<std::vector<Candidate>> layout_candidates(Source& source);
   Status add_from_index(Source& source, std::string_view json, std::vector<std::string> names, int depth,
@@ -142,7 +164,6 @@ class Store {
   Status check_platform(const Config& config) const;
   Result<std::shared_ptr<const Image>> commit(Source& source, int ingest, Candidate& candidate, Records& records);
   Status keep_blob(int ingest, const Staged& staged);
-  bool has_blob(const Digest& digest, uint64_t size) const;
   Status set_aside(int folder, const std::string& name, const std::string& why);
   Status unpack_all(const Image& image);
   bool is_whole(const Record& record);
@@ -153,7 +174,7 @@ class Store {
   std::string path_;
   StoreOptions options_;
   std::vector<std::string> warnings_;
-  files::Descriptor root_, blobs_, leases_, ingest_, trash_, damaged_;
+  files::Descriptor root_, blobs_, leases_, ingest_, partial_, trash_, damaged_;
   std::optional<Snapshots> snapshots_;
 
   std::mutex mutex_;                                       // of what follows

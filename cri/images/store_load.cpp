@@ -37,6 +37,30 @@ std::vector<std::string> names_of(const Descriptor& descriptor) {
   return {};
 }
 
+/// Blobs that were verified while they came and lie under their digests.
+class PulledSource : public Source {
+ public:
+  PulledSource(int partial, const Manifest& manifest) : Source(partial) {
+    sizes_[blob_name(manifest.config.digest)] = &manifest.config;
+    for (const Descriptor& layer : manifest.layers) sizes_[blob_name(layer.digest)] = &layer;
+  }
+  bool has(const std::string& name) const override { return sizes_.count(name) != 0; }
+  Result<Staged> stage(const std::string& name) override {
+    const auto found = sizes_.find(name);
+    if (found == sizes_.end()) return invalid_argument("it has no " + name);
+    const Descriptor& descriptor = *found->second;
+    struct stat about {};
+    if (fstatat(ingest_, descriptor.digest.hex().c_str(), &about, AT_SYMLINK_NOFOLLOW) != 0 ||
+        static_cast<uint64_t>(about.st_size) != descriptor.size) {
+      return Status(Code::aborted, "blob " + descriptor.digest.to_string() + " was removed meanwhile");
+    }
+    return Staged{descriptor.digest.hex(), descriptor.digest, descriptor.size};
+  }
+
+ private:
+  std::map<std::string, const Descriptor*> sizes_;
+};
+
 }  // namespace
 
 /// An image that the source offers.
@@ -92,6 +116,11 @@ Result<std::vector<std::shared_ptr<const Image>>> Store::load_from(Source& sourc
                                                                    const std::string& reference) {
   auto candidates = candidates_of(source, ingest, reference);
   if (!candidates) return candidates.status();
+  return commit_all(source, ingest, *candidates);
+}
+
+Result<std::vector<std::shared_ptr<const Image>>> Store::commit_all(Source& source, int ingest,
+                                                                    std::vector<Candidate>& candidates) {
   auto lock = Lock::acquire(root_.get(), "store.lock", Lock::Kind::exclusive);
   if (!lock) return lock.status();
   auto records = read_records();
@@ -99,7 +128,7 @@ Result<std::vector<std::shared_ptr<const Image>>> Store::load_from(Source& sourc
   const Records before = *records;
   std::vector<std::shared_ptr<const Image>> images;
   Status status;
-  for (Candidate& candidate : *candidates) {
+  for (Candidate& candidate : candidates) {
     auto image = commit(source, ingest, candidate, *records);
     status = image.status();
     if (!status) break;
@@ -113,6 +142,28 @@ Result<std::vector<std::shared_ptr<const Image>>> Store::load_from(Source& sourc
     return status;
   }
   return images;
+}
+
+Result<std::shared_ptr<const Image>> Store::add(const Pulled& pulled) {
+  PulledSource source(partial_.get(), pulled.manifest);
+  std::vector<Candidate> candidates(1);
+  Candidate& candidate = candidates.front();
+  candidate.manifest_text = pulled.manifest_text;
+  candidate.manifest_digest = pulled.manifest_digest;
+  candidate.manifest = pulled.manifest;
+  candidate.config_name = blob_name(pulled.manifest.config.digest);
+  for (const Descriptor& layer : pulled.manifest.layers) candidate.layer_names.push_back(blob_name(layer.digest));
+  candidate.references = {pulled.reference};
+  auto images = commit_all(source, partial_.get(), candidates);
+  if (!images) return images.status();
+  return std::move(images->front());
+}
+
+bool Store::is_whole(const Digest& id) {
+  auto records = read_records();
+  if (!records) return false;
+  const auto found = records->find(id);
+  return found != records->end() && is_whole(found->second);
 }
 
 Result<std::vector<Store::Candidate>> Store::candidates_of(Source& source, int ingest, const std::string& reference) {
