@@ -9,15 +9,13 @@
 #include <pintle/plugin.hpp>
 
 #include "cri/images/store.hpp"
-#include "pintle/image.pintle.hpp"
 #include "pintle/runtime.pintle.hpp"
 #include "plugins/runtime-oci/containers.hpp"
+#include "plugins/runtime-oci/image_service.hpp"
 #include "plugins/runtime-oci/settings.hpp"
 
 namespace pintle::runtime_oci {
 namespace {
-
-using ImagePointer = std::shared_ptr<const images::Image>;
 
 /// What start() finds out. An instance whose programs are missing serves too: it says what to install, and looks again when it is
 /// asked how it is.
@@ -28,37 +26,6 @@ struct Parts {
   std::shared_ptr<images::Store> store;
   std::unique_ptr<Containers> containers;
 };
-
-image::v1::Image to_message(const images::Image& image) {
-  image::v1::Image message;
-  ::runtime::v1::Image& basic = *message.mutable_image();
-  basic.set_id(image.id.to_string());
-  for (const std::string& tag : image.tags()) basic.add_repo_tags(tag);
-  for (const std::string& digest : image.digests()) basic.add_repo_digests(digest);
-  basic.set_size(image.size);
-  basic.mutable_spec()->set_image(image.id.to_string());
-  const images::Config& config = image.config;
-  const std::string user = config.user.substr(0, config.user.find(':'));
-  if (!user.empty() && user.find_first_not_of("0123456789") == std::string::npos && user.size() < 11) {
-    basic.mutable_uid()->set_value(std::stoll(user));
-  } else if (user.empty()) {
-    basic.mutable_uid()->set_value(0);
-  } else {
-    basic.set_username(user);
-  }
-  for (const std::string& text : config.entrypoint) message.add_entrypoint(text);
-  for (const std::string& text : config.command) message.add_command(text);
-  for (const std::string& text : config.environment) message.add_environment(text);
-  message.set_working_directory(config.working_directory);
-  message.set_user(config.user);
-  message.set_stop_signal(config.stop_signal);
-  for (const auto& [key, value] : config.labels) (*message.mutable_labels())[key] = value;
-  message.set_created_at(config.created_at);
-  message.set_architecture(config.architecture);
-  for (const images::Digest& layer : image.layers) message.add_layers(layer.to_string());
-  message.set_manifest_digest(image.manifest.to_string());
-  return message;
-}
 
 class RuntimeService final : public runtime::v1::RuntimeBackend {
  public:
@@ -171,93 +138,9 @@ class RuntimeService final : public runtime::v1::RuntimeBackend {
   Host& host_;
 };
 
-class ImageService final : public image::v1::ImageBackend {
- public:
-  explicit ImageService(Parts& parts, Host& host) : parts_(parts), host_(host) {}
-
-  Task<Result<image::v1::ListResponse>> List(Call&, const image::v1::ListRequest&) override {
-    if (!parts_.store) co_return parts_.problem;
-    const auto work = [store = parts_.store] { return store->list(); };
-    Task<Result<std::vector<ImagePointer>>> listing = host_.blocking(work);
-    Result<std::vector<ImagePointer>> images = co_await std::move(listing);
-    if (!images) co_return images.status();
-    image::v1::ListResponse response;
-    for (const ImagePointer& image : *images) *response.add_images() = to_message(*image);
-    co_return response;
-  }
-  Task<Result<image::v1::StatusResponse>> Status(Call&, const image::v1::StatusRequest& request) override {
-    if (!parts_.store) co_return parts_.problem;
-    const auto work = [store = parts_.store, name = request.reference()] { return store->find(name); };
-    Task<Result<ImagePointer>> finding = host_.blocking(work);
-    Result<ImagePointer> image = co_await std::move(finding);
-    if (!image) co_return image.status();
-    image::v1::StatusResponse response;
-    if (*image) *response.mutable_image() = to_message(**image);
-    co_return response;
-  }
-  Task<Result<image::v1::LoadResponse>> Load(Call& call, const image::v1::LoadRequest& request) override {
-    if (!parts_.store) co_return parts_.problem;
-    auto& descriptors = call.received().descriptors;
-    if (request.path().empty() && descriptors.empty())
-      co_return invalid_argument("nothing to load: give a path, or the archive as a descriptor");
-    const int descriptor = descriptors.empty() ? -1 : descriptors[0].get();
-    const auto work = [store = parts_.store, path = request.path(), reference = request.reference(), descriptor] {
-      return path.empty() ? store->load(descriptor, reference) : store->load(path, reference);
-    };
-    Task<Result<std::vector<ImagePointer>>> loading = host_.blocking(work);
-    Result<std::vector<ImagePointer>> images = co_await std::move(loading);
-    if (!images) co_return images.status();
-    image::v1::LoadResponse response;
-    for (const ImagePointer& image : *images) {
-      *response.add_images() = to_message(*image);
-      host_.info("image loaded", {{"image", image->id.to_string()},
-                                  {"reference", image->references.empty() ? "" : image->references.front()}});
-    }
-    co_return response;
-  }
-  Task<Result<image::v1::RemoveResponse>> Remove(Call&, const image::v1::RemoveRequest& request) override {
-    if (!parts_.store) co_return parts_.problem;
-    const auto work = [store = parts_.store, name = request.reference()] { return store->remove(name); };
-    Task<Result<std::vector<images::Digest>>> removing = host_.blocking(work);
-    Result<std::vector<images::Digest>> removed = co_await std::move(removing);
-    if (!removed) co_return removed.status();
-    image::v1::RemoveResponse response;
-    for (const images::Digest& id : *removed) response.add_removed_ids(id.to_string());
-    if (!removed->empty()) host_.detach(empty_trash(host_, parts_.store));
-    co_return response;
-  }
-  Task<Result<image::v1::PullResponse>> Pull(Call&, const image::v1::PullRequest& request) override {
-    co_return unimplemented("pull " + request.reference() +
-                            ": this runtime loads images from files only; save it elsewhere ('skopeo copy docker://" +
-                            request.reference() +
-                            " oci-archive:image.tar') and load it with 'pintle image load image.tar'");
-  }
-  Task<Result<image::v1::FileSystemResponse>> FileSystem(Call&, const image::v1::FileSystemRequest&) override {
-    if (!parts_.store) co_return parts_.problem;
-    const auto work = [store = parts_.store] { return store->usage(); };
-    Task<files::Usage> measuring = host_.blocking(work);
-    const files::Usage usage = co_await std::move(measuring);
-    image::v1::FileSystemResponse response;
-    response.set_path(parts_.store->path());
-    response.set_used_bytes(usage.bytes);
-    response.set_used_inodes(usage.inodes);
-    co_return response;
-  }
-
- private:
-  static Task<void> empty_trash(Host& host, std::shared_ptr<images::Store> store) {
-    const auto work = [store] { return store->empty_trash(); };
-    Task<pintle::Status> emptying = host.blocking(work);
-    const pintle::Status status = co_await std::move(emptying);
-    if (!status) host.warn("the image store's trash could not be emptied", {{"error", status.message()}});
-  }
-  Parts& parts_;
-  Host& host_;
-};
-
 class RuntimeOci final : public Plugin {
  public:
-  explicit RuntimeOci(Host& host) : Plugin(host), runtime_(parts_, host), images_(parts_, host) {
+  explicit RuntimeOci(Host& host) : Plugin(host), runtime_(parts_, host), images_(host, image_settings(host)) {
     Result<Settings> settings = Settings::parse(host.config_json());
     if (!settings) throw PluginError(settings.status());
     settings_ = std::move(*settings);
@@ -276,6 +159,8 @@ class RuntimeOci final : public Plugin {
   }
 
   Task<Status> stop() override {
+    Task<Status> closing = images_.close();
+    (void)co_await std::move(closing);
     if (!parts_.containers || parts_.containers->size() != 0) co_return Status::ok();
     Task<Status> discarding = host().blocking([node = parts_.node] {
       discard_cgroups(*node);
@@ -298,6 +183,12 @@ class RuntimeOci final : public Plugin {
   }
 
  private:
+  static ImageSettings image_settings(Host& host) {
+    Result<ImageSettings> settings = ImageSettings::parse(host.config_json());
+    if (!settings) throw PluginError(settings.status());
+    return std::move(*settings);
+  }
+
   /// Takes over the containers as soon as all programs are there.
   Task<Status> bring_up() {
     if (is_coming_up_) co_return Status::ok();
@@ -340,6 +231,7 @@ class RuntimeOci final : public Plugin {
     if (!store) co_return store.status();
     parts_.store = std::move(*store);
     for (const std::string& warning : parts_.store->warnings()) host().warn(warning);
+    images_.open(parts_.store);
     co_return Status::ok();
   }
 
