@@ -10,6 +10,7 @@
 #include <boost/json.hpp>
 #include <cerrno>
 #include <cstring>
+#include <optional>
 #include <pintle/call.hpp>
 #include <stdexcept>
 
@@ -58,6 +59,26 @@ Status error_of(long status, const std::string& body) {
             std::string(message->get_string().data(), message->get_string().size())};
   }
   return {status == 404 ? Code::not_found : Code::internal, "pintled answered with HTTP " + std::to_string(status)};
+}
+
+uint32_t number_of(const InterfaceInfo& interface, std::string_view method) {
+  for (const MethodInfo& known : interface.methods) {
+    if (known.name == method) return known.number;
+  }
+  return 0;
+}
+
+constexpr size_t kFrameHead = 5;  // of a stream: its kind and its length
+
+// The last frame of a stream: an error as elsewhere, with the code OK where it is none.
+Status end_of_stream(const std::string& body) {
+  boost::system::error_code error;
+  const boost::json::value value = boost::json::parse(body, error);
+  if (!error && value.is_object()) {
+    const boost::json::value* code = value.get_object().if_contains("code");
+    if (code != nullptr && code->is_string() && code->get_string() == "OK") return Status::ok();
+  }
+  return error_of(500, body);
 }
 
 }  // namespace
@@ -156,11 +177,8 @@ Status AdminClient::stream(const std::string& path, const std::function<bool(std
 Status AdminClient::call(const InterfaceInfo& interface, std::string_view method,
                          const google::protobuf::MessageLite& request, google::protobuf::MessageLite& response,
                          const CallOptions& options) {
-  uint32_t number = 0;
-  for (const MethodInfo& known : interface.methods) {
-    if (known.name == method) number = known.number;
-  }
-  std::string path = "/v1/interfaces/" + std::string(interface.name) + "/" + std::to_string(number) +
+  std::string path = "/v1/interfaces/" + std::string(interface.name) + "/" +
+                     std::to_string(number_of(interface, method)) +
                      "?timeout=" + std::to_string(options.timeout.count());
   if (!options.provider.empty()) path += "&provider=" + percent_encoded(options.provider);
   // The daemon ends the call at its deadline; the client waits a little longer for that answer.
@@ -176,6 +194,37 @@ Status AdminClient::call(const InterfaceInfo& interface, std::string_view method
     return internal_error("the answer of " + std::string(interface.name) + "." + std::string(method) + " is damaged");
   }
   return Status::ok();
+}
+
+Status AdminClient::stream_call(const InterfaceInfo& interface, std::string_view method,
+                                const google::protobuf::MessageLite& request, const std::string& provider,
+                                const std::function<void(std::string_view)>& take) {
+  std::string path = "/v1/interfaces/" + std::string(interface.name) + "/" +
+                     std::to_string(number_of(interface, method)) + "?stream=1";
+  if (!provider.empty()) path += "&provider=" + percent_encoded(provider);
+  std::string buffer;
+  std::optional<Status> end;
+  const auto take_frames = [&](std::string_view piece) {
+    buffer += piece;
+    size_t begin = 0;
+    while (buffer.size() - begin >= kFrameHead) {
+      uint32_t length = 0;
+      for (size_t i = 1; i < kFrameHead; ++i) length = length << 8 | static_cast<unsigned char>(buffer[begin + i]);
+      if (buffer.size() - begin - kFrameHead < length) break;
+      const std::string_view payload(buffer.data() + begin + kFrameHead, length);
+      if (buffer[begin] == 0) take(payload);
+      if (buffer[begin] == 1) end = end_of_stream(std::string(payload));
+      begin += kFrameHead + length;
+    }
+    buffer.erase(0, begin);
+    return !end;
+  };
+  Result<Response> answer = perform(
+      {"POST", path, request.SerializeAsString(), "application/x-protobuf", std::chrono::seconds(0), take_frames});
+  if (end) return *end;
+  if (!answer) return answer.status();
+  if (answer->status >= 400) return error_of(answer->status, answer->body);
+  return unavailable("the connection to pintled broke before the end of " + std::string(method));
 }
 
 }  // namespace pintle::cli

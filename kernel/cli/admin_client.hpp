@@ -45,6 +45,12 @@ class AdminClient {
     return call(interface, method, request, response, CallOptions{});
   }
 
+  /// A call of a method that answers with a stream: `take` gets each message encoded. Waits without limit; what ends this
+  /// process ends the call.
+  Status stream_call(const InterfaceInfo& interface, std::string_view method,
+                     const google::protobuf::MessageLite& request, const std::string& provider,
+                     const std::function<void(std::string_view)>& take);
+
   /// The last request failed because nobody answers at the socket.
   bool unreachable() const { return unreachable_; }
   const std::string& socket() const { return socket_; }
