@@ -1,0 +1,637 @@
+"""Images from registries: Debian's docker-registry on loopback (plain, with TLS and basic authentication, with a token server), what
+becomes of transfers that are cut, and what a registry that answers nonsense gets: one clear line, and nothing is left behind.
+
+With PINTLE_BIG_PULL=1 only the pull of 1 GB that is cut ten times.
+"""
+
+import hashlib
+import http.server
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import threading
+import time
+import unittest
+
+import contained
+import pods
+from node import NodeTest, wait_for
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import servers  # noqa: E402
+from servers import digest_of  # noqa: E402
+
+BIG = os.environ.get("PINTLE_BIG_PULL") == "1"
+MEBIBYTE = 1 << 20
+
+
+def find_crictl():
+    peers = os.environ.get("PINTLE_PEERS") or os.path.expanduser("~/.cache/pintle-peers")
+    for path in (os.environ.get("PINTLE_CRICTL", ""), os.path.join(peers, "crictl")):
+        if path and os.access(path, os.X_OK):
+            return path
+    return None
+
+
+CRICTL = find_crictl()
+HAS_TOOLS = all(shutil.which(tool) for tool in (servers.REGISTRY, "skopeo", "htpasswd", "openssl"))
+
+
+def tar_of(files):
+    layer = io.BytesIO()
+    with tarfile.open(fileobj=layer, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return layer.getvalue()
+
+
+def big_layout(folder, size):
+    """An OCI layout whose one layer holds `size` random bytes; nothing of it is in memory."""
+    blobs = os.path.join(folder, "blobs/sha256")
+    os.makedirs(blobs)
+    layer = os.path.join(folder, "layer")
+    with open(layer, "wb") as file:
+        entry = tarfile.TarInfo("data")
+        entry.size = size
+        file.write(entry.tobuf())
+        for _ in range(size // MEBIBYTE):
+            file.write(os.urandom(MEBIBYTE))
+        file.write(bytes(1024))
+    hasher = hashlib.sha256()
+    with open(layer, "rb") as file:
+        while piece := file.read(MEBIBYTE):
+            hasher.update(piece)
+    size = os.path.getsize(layer)
+    os.rename(layer, os.path.join(blobs, hasher.hexdigest()))
+
+    def add(content):
+        with open(os.path.join(blobs, digest_of(content)[7:]), "wb") as file:
+            file.write(content)
+        return {"digest": digest_of(content), "size": len(content)}
+
+    config = add(json.dumps({"architecture": "amd64", "os": "linux", "config": {},
+                             "rootfs": {"type": "layers", "diff_ids": ["sha256:" + hasher.hexdigest()]}}).encode())
+    manifest = add(json.dumps({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", **config},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": "sha256:" + hasher.hexdigest(), "size": size}]}).encode())
+    with open(os.path.join(folder, "index.json"), "w", encoding="ascii") as file:
+        json.dump({"schemaVersion": 2, "manifests": [{"mediaType": "application/vnd.oci.image.manifest.v1+json", **manifest,
+                                                      "annotations": {"org.opencontainers.image.ref.name": "big"}}]}, file)
+    with open(os.path.join(folder, "oci-layout"), "w", encoding="ascii") as file:
+        file.write('{"imageLayoutVersion": "1.0.0"}')
+    return size
+
+
+class Pulls(NodeTest):
+    """A node without an agent, and whatever registries a test starts."""
+
+    def setUp(self):
+        self.files = os.path.join(contained.root(), self._testMethodName)
+        os.makedirs(self.files, exist_ok=True)
+        self.closing = []
+        self.arrange()
+        super().setUp()
+
+    def arrange(self):
+        """For the registries of a test class: they are there before the machine is looked at."""
+
+    def prepare(self):
+        del self.node.plugins["node-agent"]
+        self.node.cri_socket = os.path.join(contained.root(), "cri.sock")
+        self.node.plugins["cri"]["config"].update(socket=self.node.cri_socket,
+                                                  podInit=os.path.join(self.node.build, "lib/pintle/pintle-pod-init"))
+        self.node.plugins["runtime-oci"]["config"].update(stallTimeout=2, imageFolder=os.path.join(self.files, "preload"),
+                                                          registries=self.registries())
+
+    def registries(self):
+        return {}
+
+    def tearDown(self):
+        try:
+            for server in self.closing:
+                server.close()
+            super().tearDown()
+        finally:
+            shutil.rmtree(self.files, ignore_errors=True)
+
+    def start(self, server):
+        self.closing.append(server)
+        return server
+
+    def folder(self, name):
+        return os.path.join(self.files, name)
+
+    # ---- The store from outside ----
+
+    def store(self):
+        found = [path for path, folders, _ in os.walk(self.node.state) if "partial" in folders and "blobs" in folders]
+        self.assertEqual(len(found), 1)
+        return found[0]
+
+    def partials(self):
+        folder = os.path.join(self.store(), "partial")
+        return {name: os.path.getsize(os.path.join(folder, name)) for name in os.listdir(folder)}
+
+    def assert_nothing_is_left(self):
+        self.assertEqual(self.partials(), {})
+        self.assertEqual(os.listdir(os.path.join(self.store(), "blobs/sha256")), [])
+        self.assertEqual(os.listdir(os.path.join(self.store(), "ingest")), [])
+
+    def peak_memory(self):
+        with open(f"/proc/{self.node.pid}/status", encoding="ascii") as file:
+            return int(re.search(r"VmHWM:\s+(\d+) kB", file.read()).group(1)) / 1024
+
+    def memory(self):
+        with open(f"/proc/{self.node.pid}/status", encoding="ascii") as file:
+            return int(re.search(r"VmRSS:\s+(\d+) kB", file.read()).group(1)) / 1024
+
+    # ---- The commands ----
+
+    def pull(self, *arguments, **options):
+        return self.node.pintle("image", "pull", *arguments, timeout=options.pop("timeout", 60), **options)
+
+    def refused(self, reference, *arguments):
+        """(exit code, the one line) of a pull that must fail."""
+        done = self.pull(reference, *arguments, check=False)
+        self.assertNotEqual(done.returncode, 0, done.stdout)
+        lines = done.stderr.strip().splitlines()
+        self.assertEqual(len(lines), 1, done.stderr)
+        return done.returncode, lines[0]
+
+    def run_crictl(self, *arguments):
+        endpoint = "unix://" + self.node.cri_socket
+        return subprocess.run([CRICTL, "--timeout", "60s", "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, *arguments],
+                              capture_output=True, text=True, timeout=120, check=False, env={**os.environ, "HOME": self.files})
+
+    def crictl(self, *arguments):
+        done = self.run_crictl(*arguments)
+        self.assertEqual(done.returncode, 0, f"{arguments}: {done.stderr}{done.stdout}{self.node.log_tail()}")
+        return done.stdout
+
+    def skopeo(self, *arguments):
+        done = subprocess.run(["skopeo", "--insecure-policy", "copy", "--dest-tls-verify=false", *arguments], capture_output=True,
+                              text=True, check=False, timeout=300)
+        self.assertEqual(done.returncode, 0, done.stderr)
+
+
+@unittest.skipIf(BIG, "only the big pull")
+@unittest.skipUnless(HAS_TOOLS, "docker-registry, skopeo, htpasswd and openssl are needed: packaging/dependencies.sh test")
+class FromRegistries(Pulls):
+    def arrange(self):
+        self.archive = "docker-archive:" + pods.image_archive()
+        self.authority = servers.Authority(self.files)
+
+    def registries(self):
+        return {registry.name: {"caFile": self.authority.certificate} for registry in self.closing if getattr(registry, "is_tls", False)}
+
+    def registry(self, name, **options):
+        registry = self.start(servers.Registry(self.folder(name), **options))
+        registry.is_tls = "tls" in options
+        return registry
+
+    def test_a_plain_registry_on_loopback(self):
+        registry = self.registry("plain")
+        self.skopeo(self.archive, f"docker://{registry.name}/test/gzip:1")
+        self.skopeo("--dest-compress-format", "zstd", "--format", "oci", self.archive, f"docker://{registry.name}/test/zstd:1")
+        for name in ("gzip", "zstd"):
+            reference = f"{registry.name}/test/{name}:1"
+            told = self.pull(reference)
+            self.assertIn(reference, told)
+            described = json.loads(self.node.pintle("-o", "json", "image", "inspect", reference))
+            self.assertEqual(described["tags"], [reference])
+        self.assertEqual(self.partials(), {})
+        by_digest = described["digests"][0]
+        self.node.pintle("image", "rm", f"{registry.name}/test/gzip:1", f"{registry.name}/test/zstd:1")
+        self.pull(by_digest)
+        self.assertIn(by_digest, self.node.pintle("-o", "json", "image", "inspect", by_digest))
+        code, line = self.refused(f"{registry.name}/test/absent:1")
+        self.assertEqual(code, 3, line)
+        self.assertIn(f"{registry.name}/test/absent:1", line)
+        code, line = self.refused("127.0.0.1:1/test/nobody:1")
+        self.assertEqual(code, 5, line)
+        self.assertIn("cannot be reached", line)
+
+    @unittest.skipUnless(CRICTL, "crictl is not here: tests/peers/build.sh crictl builds it")
+    def test_crictl_pulls_and_looks(self):
+        registry = self.registry("basic", tls=self.authority, users={"ada": "secret:word"})
+        self.node.plugins["runtime-oci"]["config"]["registries"] = self.registries()
+        self.node.apply()
+        self.skopeo("--dest-creds", "ada:secret:word", self.archive, f"docker://{registry.name}/test/web:1")
+        reference = f"{registry.name}/test/web:1"
+        done = self.run_crictl("pull", reference)
+        self.assertNotEqual(done.returncode, 0)
+        self.assertIn("Unauthenticated", done.stderr)
+        done = self.run_crictl("pull", "--creds", "ada:wrong", reference)
+        self.assertIn("Unauthenticated", done.stderr)
+        self.assertNotIn("wrong", done.stderr + self.node.log_tail(200))
+        self.assertIn("sha256:", self.crictl("pull", "--creds", "ada:secret:word", reference))
+        described = json.loads(self.crictl("inspecti", reference))
+        self.assertEqual(described["status"]["repoTags"], [reference])
+        self.assertEqual(described["info"]["imageSpec"]["config"]["Cmd"], ["/bin/workload", "sleep"])
+        usage = json.loads(self.crictl("imagefsinfo"))["status"]
+        usage = usage.get("imageFilesystems", usage)
+        usage = usage[0] if isinstance(usage, list) else usage
+        self.assertGreater(int(usage["usedBytes"]["value"]), 100_000)
+        self.assertTrue(os.path.isdir(usage["fsId"]["mountpoint"]))
+        self.assertIn("not found", self.run_crictl("pull", "--creds", "ada:secret:word", f"{registry.name}/test/absent:1").stderr.lower()
+                      .replace("notfound", "not found"))
+        self.assertIn("Unavailable", self.run_crictl("pull", "127.0.0.1:1/nobody:1").stderr)
+        self.crictl("rmi", reference)
+        self.assertEqual(json.loads(self.crictl("images", "-o", "json"))["images"], [])
+
+    def test_a_certificate_that_nobody_vouches_for_is_refused(self):
+        registry = self.registry("tls", tls=self.authority)
+        registry.is_tls = False
+        self.node.plugins["runtime-oci"]["config"]["registries"] = {}
+        self.node.apply()
+        code, line = self.refused(f"{registry.name}/test/web:1")
+        self.assertEqual(code, 7, line)
+        self.assertIn("caFile", line)
+
+    def test_a_token_server_grants_what_its_users_may(self):
+        tokens = self.start(servers.TokenServer(self.authority, {"ada": "secret"},
+                                                {"": {"test/open": ("pull",)}, "ada": {"test/closed": ("pull", "push"), "test/open": ("pull", "push")}}))
+        registry = self.registry("tokens", tokens=tokens)
+        for name in ("open", "closed"):
+            self.skopeo("--dest-creds", "ada:secret", self.archive, f"docker://{registry.name}/test/{name}:1")
+        tokens.asked.clear()
+        self.pull(f"{registry.name}/test/open:1")
+        self.assertEqual(set(tokens.asked), {("", "repository:test/open:pull")})
+        self.assertEqual(len(tokens.asked), 1, "one token serves the manifest and all blobs")
+        code, line = self.refused(f"{registry.name}/test/closed:1")
+        self.assertEqual(code, 7, line)
+        self.pull("--creds", "ada:secret", f"{registry.name}/test/closed:1")
+        code, line = self.refused(f"{registry.name}/test/closed:1", "--creds", "ada:wrong")
+        self.assertEqual(code, 7, line)
+        self.assertIn("does not accept the credentials", line)
+
+    def test_an_index_gives_the_manifest_of_this_platform(self):
+        registry = self.start(servers.Answers())
+        layer = tar_of({"file": b"content"})
+        registry.image("many", layer)
+        _, kind, manifest = registry.answers["/v2/many/manifests/1"]
+
+        def entry(architecture, digest):
+            return {"mediaType": kind["Content-Type"], "digest": digest, "size": len(manifest),
+                    "platform": {"os": "linux", "architecture": architecture}}
+        index = json.dumps({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json",
+                            "manifests": [entry("s390x", "sha256:" + "0" * 64), entry("amd64", digest_of(manifest))]}).encode()
+        registry.answers["/v2/many/manifests/all"] = (200, {"Content-Type": "application/vnd.oci.image.index.v1+json"}, index)
+        registry.answers["/v2/many/manifests/" + digest_of(index)] = registry.answers["/v2/many/manifests/all"]
+        self.pull(f"{registry.name}/many:all")
+        self.pull(f"{registry.name}/many@{digest_of(index)}")
+        alien = index.replace(b"amd64", b"riscv64")
+        registry.answers["/v2/many/manifests/alien"] = (200, {"Content-Type": "application/vnd.oci.image.index.v1+json"}, alien)
+        code, line = self.refused(f"{registry.name}/many:alien")
+        self.assertEqual(code, 3)
+        self.assertIn("only for linux/s390x, linux/riscv64", line)
+
+    def test_credentials_stay_with_their_host(self):
+        registry, other = self.start(servers.Answers()), self.start(servers.Answers())
+        layer = tar_of({"file": os.urandom(1000)})
+        path = registry.image("moved", layer)
+        body = registry.answers[path][2]
+        for known in list(registry.answers):
+            inner = registry.answers[known]
+
+            def guarded(handler, inner=inner):
+                authorized = handler.headers.get("Authorization", "").startswith("Basic ")
+                status, headers, content = inner if authorized else (401, {"WWW-Authenticate": 'Basic realm="x"'}, b"")
+                handler.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                    handler.send_header(name, value)
+                handler.end_headers()
+                handler.wfile.write(content)
+            registry.answers[known] = guarded
+        registry.answers[path] = (307, {"Location": f"http://{other.name}/elsewhere"}, b"")
+        other.answers["/elsewhere"] = (200, {}, body)
+        self.pull("--creds", "ada:secret", f"{registry.name}/moved:1")
+        self.assertEqual([path for path, _ in other.seen if path != "/v2/"], ["/elsewhere"])
+        for _, headers in other.seen:
+            self.assertNotIn("Authorization", headers)
+
+    def test_what_fails_for_a_while_is_tried_again(self):
+        registry = self.start(servers.Answers())
+        path = registry.image("busy", tar_of({"file": os.urandom(1000)}))
+        failures = {path: [(503, {}, b""), (429, {"Retry-After": "1"}, b"")], "/v2/busy/manifests/1": [(502, {}, b"")]}
+        for known, waiting in failures.items():
+            inner = registry.answers[known]
+
+            def stumbling(handler, inner=inner, waiting=waiting):
+                status, headers, content = waiting.pop(0) if waiting else inner
+                handler.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                    handler.send_header(name, value)
+                handler.end_headers()
+                handler.wfile.write(content)
+            registry.answers[known] = stumbling
+        begun = time.monotonic()
+        self.pull(f"{registry.name}/busy:1")
+        self.assertGreater(time.monotonic() - begun, 1.0, "Retry-After was not waited for")
+        registry.answers["/v2/busy/manifests/2"] = (503, {}, b"")
+        code, line = self.refused(f"{registry.name}/busy:2")
+        self.assertEqual(code, 5, line)
+
+    def test_a_proxy_is_used_where_it_is_set(self):
+        registry = self.start(servers.Answers())
+        registry.image("far", tar_of({"file": b"x"}))
+        seen = registry.seen
+        # To a proxy the whole URL is sent as the path.
+        for path in list(registry.answers):
+            registry.answers["http://registry.test" + path] = registry.answers[path]
+        config = self.node.plugins["runtime-oci"]["config"]
+        config["registries"] = {"registry.test": {"plainHTTP": True}, "other.test": {"plainHTTP": True}}
+        config["proxy"] = {"http": f"http://{registry.name}", "exceptions": "other.test"}
+        self.node.apply()
+        self.pull("registry.test/far:1")
+        self.assertTrue(seen and all(path.startswith("http://registry.test/v2/") for path, _ in seen), seen)
+        count = len(seen)
+        code, _ = self.refused("other.test/far:1")
+        self.assertEqual(code, 5)
+        self.assertEqual(len(seen), count, "an exception went through the proxy")
+
+    # ---- Bad answers ----
+
+    def test_bad_answers_get_one_line_and_leave_nothing(self):
+        registry = self.start(servers.Answers())
+        kind = {"Content-Type": "application/vnd.oci.image.manifest.v1+json"}
+        layer = tar_of({"file": os.urandom(3000)})
+
+        def broken(name, content, **options):
+            path = registry.image(name, layer)
+            registry.answers[path] = (200, options, content)
+
+        broken("forged", bytes(len(layer)))
+        broken("longer", layer + b"more")
+        broken("shorter", layer[:-100])
+        registry.image("wrong-diff", layer, config=json.dumps({
+            "architecture": "amd64", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [digest_of(b"x")]}}).encode())
+        registry.image("alien", layer, config=json.dumps({
+            "architecture": "s390x", "os": "linux", "config": {}, "rootfs": {"type": "layers", "diff_ids": [digest_of(layer)]}}).encode())
+        registry.image("config", layer, config=b"{" * 1000)
+        registry.answers["/v2/garbage/manifests/1"] = (200, kind, b"\x00{]" * 100)
+        registry.answers["/v2/html/manifests/1"] = (200, {"Content-Type": "text/html"}, b"<html>Sign in to the hotel's network</html>")
+        registry.answers["/v2/huge/manifests/1"] = (200, kind, b" " * (9 * MEBIBYTE))
+        registry.answers["/v2/deep/manifests/1"] = (200, kind, b"[" * MEBIBYTE)
+        registry.answers["/v2/loop/manifests/1"] = (302, {"Location": "/v2/loop/manifests/1"}, b"")
+        registry.answers["/v2/nowhere/manifests/1"] = (302, {"Location": "ftp://127.0.0.1/x"}, b"")
+        registry.answers["/v2/lying/manifests/1"] = (200, {**kind, "Docker-Content-Digest": "sha256:" + "1" * 64}, b"{}")
+        registry.answers["/v2/old/manifests/1"] = (200, {"Content-Type": "application/vnd.docker.distribution.manifest.v1+prettyjws"},
+                                                   b'{"schemaVersion": 1, "fsLayers": []}')
+        registry.answers["/v2/denied/manifests/1"] = (403, {}, b'{"errors":[{"code":"DENIED","message":"not\\nfor you"}]}')
+        registry.answers["/v2/odd/manifests/1"] = (418, {}, b"teapot")
+        registry.answers["/v2/realm/manifests/1"] = (401, {"WWW-Authenticate": 'Bearer realm="file:///etc/shadow",,=,"'}, b"")
+        for name, exit_code, expected in (
+                ("forged", 1, "damaged or forged"), ("longer", 1, "longer than"), ("shorter", 1, "truncated in the registry"),
+                ("wrong-diff", 2, "layer 1 of 1"), ("alien", 2, "s390x"), ("config", 2, "config"),
+                ("garbage", 2, "no JSON"), ("html", 2, "web page"), ("huge", 2, "more than"), ("deep", 2, "JSON"),
+                ("loop", 2, "circle"), ("nowhere", 2, "URL"), ("lying", 1, "damaged or forged"), ("old", 2, "schema version"),
+                ("denied", 7, "DENIED: not for you"), ("odd", 2, "418"), ("realm", 2, "token server")):
+            with self.subTest(name):
+                code, line = self.refused(f"{registry.name}/{name}:1")
+                self.assertRegex(line, expected)
+                self.assertIn(registry.name, line)
+                self.assertEqual(code, exit_code, line)
+        self.assert_nothing_is_left()
+        self.assertEqual(json.loads(self.node.pintle("-o", "json", "image", "ls"))["images"], [])
+        # And all that while pods and pulls of others go on.
+        registry.image("good", layer)
+        self.pull(f"{registry.name}/good:1")
+
+    def test_a_stalled_transfer_is_given_up(self):
+        registry = self.start(servers.Answers())
+        path = registry.image("still", tar_of({"file": os.urandom(100_000)}))
+        body, ends = registry.answers[path][2], threading.Event()
+
+        def stalling(handler):
+            handler.send_response(200)
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body[:1000])
+            ends.wait(60)
+            handler.close_connection = True
+        registry.answers[path] = stalling
+        begun = time.monotonic()
+        try:
+            _, line = self.refused(f"{registry.name}/still:1")
+        finally:
+            ends.set()
+        self.assertIn("stalled", line)
+        self.assertLess(time.monotonic() - begun, 40)
+
+    # ---- What becomes of a pull under way ----
+
+    def held(self, size=2_000_000):
+        """A registry whose layer stops in the middle until the event is set: (registry, reference, event, requests)."""
+        registry = self.start(servers.Answers())
+        path = registry.image("held", tar_of({"file": os.urandom(size)}))
+        body, event, requests = registry.answers[path][2], threading.Event(), []
+
+        def holding(handler):
+            begin = int((re.findall(r"bytes=(\d+)-", handler.headers.get("Range", "")) or [0])[0])
+            requests.append(begin)
+            handler.send_response(206 if begin else 200)
+            if begin:
+                handler.send_header("Content-Range", f"bytes {begin}-{len(body) - 1}/{len(body)}")
+            handler.send_header("Content-Length", str(len(body) - begin))
+            handler.end_headers()
+            handler.close_connection = True
+            half = len(body) // 2
+            if begin < half:
+                handler.wfile.write(body[begin:half])
+                begin = half
+            while not event.wait(0.1):
+                if self.is_gone(handler.connection):
+                    return
+            try:
+                handler.wfile.write(body[begin:])
+            except OSError:
+                pass
+        registry.answers[path] = holding
+        return registry, f"{registry.name}/held:1", event, requests, len(body)
+
+    @staticmethod
+    def is_gone(connection):
+        import select
+        import socket
+        if not select.select([connection], [], [], 0)[0]:
+            return False
+        try:
+            return connection.recv(1, socket.MSG_PEEK) == b""
+        except OSError:
+            return True
+
+    def pull_in_background(self, reference):
+        return subprocess.Popen([self.node.program("pintle"), "--socket", self.node.admin.path, "image", "pull", reference],
+                                stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def long_stall(self):
+        self.node.plugins["runtime-oci"]["config"]["stallTimeout"] = 60
+        self.node.apply()
+
+    def test_pulls_of_one_reference_are_one_and_end_with_their_last_caller(self):
+        self.long_stall()
+        _, reference, event, requests, size = self.held()
+        first, second = self.pull_in_background(reference), self.pull_in_background(reference)
+        wait_for("half of it has come", lambda: size // 2 in self.partials().values(), 20)
+        wait_for("the other pull is here", lambda: len(requests) == 1, 5)
+        first.kill()
+        first.communicate()
+        time.sleep(0.3)
+        self.assertEqual(len(requests), 1)
+        event.set()
+        out, problem = second.communicate(timeout=30)
+        self.assertEqual(second.returncode, 0, problem)
+        self.assertIn(reference, out)
+        self.assertEqual(requests, [0], "the layer was fetched once")
+
+    def test_a_pull_that_nobody_waits_for_any_more_stops_and_is_continued_later(self):
+        self.long_stall()
+        _, reference, event, requests, size = self.held()
+        only = self.pull_in_background(reference)
+        wait_for("half of it has come", lambda: size // 2 in self.partials().values(), 20)
+        only.kill()
+        only.communicate()
+        wait_for("it is given up", lambda: "image not pulled" in self.node.log_tail(), 10)
+        event.set()
+        self.pull(reference)
+        self.assertEqual(requests, [0, size // 2])
+        self.assertEqual(self.partials(), {})
+
+    def test_a_killed_daemon_continues_where_it_was(self):
+        self.long_stall()
+        _, reference, event, requests, size = self.held()
+        only = self.pull_in_background(reference)
+        wait_for("half of it has come", lambda: size // 2 in self.partials().values(), 20)
+        self.node.kill()
+        only.communicate()
+        self.assertEqual(only.returncode, 5)
+        self.node.start()
+        event.set()
+        self.pull(reference)
+        self.assertEqual(requests, [0, size // 2])
+
+    def test_a_partial_blob_that_lost_its_bytes_begins_anew(self):
+        self.long_stall()
+        _, reference, event, requests, size = self.held()
+        only = self.pull_in_background(reference)
+        wait_for("half of it has come", lambda: size // 2 in self.partials().values(), 20)
+        self.node.kill()
+        only.communicate()
+        # What a power loss makes of it: the length is there, but not the bytes.
+        layer = next(name for name, done in self.partials().items() if done == size // 2)
+        with open(os.path.join(self.store(), "partial", layer), "r+b") as file:
+            file.write(bytes(4096))
+        self.node.start()
+        event.set()
+        self.pull(reference)
+        self.assertEqual(requests, [0, size // 2, 0])
+
+    def test_a_stop_ends_pulls_under_way(self):
+        self.long_stall()
+        _, reference, _, _, size = self.held()
+        only = self.pull_in_background(reference)
+        wait_for("half of it has come", lambda: size // 2 in self.partials().values(), 20)
+        begun = time.monotonic()
+        self.node.stop()
+        only.communicate()
+        self.assertNotEqual(only.returncode, 0)
+        self.assertLess(time.monotonic() - begun, 10)
+        self.node.start()
+
+    def test_forty_megabytes_cut_ten_times(self):
+        registry = self.registry("cut")
+        size = big_layout(self.folder("big"), 40 * MEBIBYTE)
+        self.skopeo("--preserve-digests", "oci:" + self.folder("big") + ":big", f"docker://{registry.name}/test/big:1")
+        proxy = self.start(servers.CuttingProxy(registry.port, size // 11, 10))
+        before = self.memory()
+        begun = time.monotonic()
+        self.pull(f"{proxy.name}/test/big:1", timeout=120)
+        took, peak = time.monotonic() - begun, self.peak_memory()
+        print(f"40 MiB cut {proxy.done} times: {took:.1f} s, peak memory of pintled {peak:.0f} MiB ({before:.0f} before)", flush=True)
+        self.assertEqual(proxy.done, 10)
+        self.assertLess(peak, 64)
+        self.assertEqual(self.partials(), {})
+
+    # ---- Files ----
+
+    def test_save_and_load_are_the_same_image(self):
+        registry = self.registry("saved")
+        reference = f"{registry.name}/test/web:1"
+        self.skopeo(self.archive, f"docker://{reference}")
+        self.pull(reference)
+        before = json.loads(self.node.pintle("-o", "json", "image", "inspect", reference))
+        path = self.folder("saved.tar")
+        self.node.pintle("image", "save", reference, path)
+        done = self.node.pintle("image", "save", reference, path, check=False)
+        self.assertEqual(done.returncode, 6, done.stderr)
+        self.node.pintle("image", "rm", reference)
+        self.node.pintle("image", "load", path)
+        self.assertEqual(json.loads(self.node.pintle("-o", "json", "image", "inspect", reference)), before)
+        for kind in ("oci-archive", "docker-archive"):
+            told = subprocess.run(["skopeo", "inspect", "--config", f"{kind}:{path}"], capture_output=True, text=True, check=False)
+            self.assertEqual(told.returncode, 0, told.stderr)
+            self.assertEqual(json.loads(told.stdout)["config"]["Cmd"], ["/bin/workload", "sleep"])
+        done = self.node.pintle("image", "save", "absent.example/nothing:1", self.folder("nothing.tar"), check=False)
+        self.assertEqual(done.returncode, 3)
+        self.assertFalse(os.path.exists(self.folder("nothing.tar")))
+
+    def test_a_folder_of_images_is_loaded_at_start(self):
+        preload = self.folder("preload")
+        os.makedirs(preload)
+        shutil.copy(pods.image_archive(), os.path.join(preload, "workload.tar"))
+        for name, content in (("broken.tar", b"no archive"), ("half.tar.part", b"still being copied"), (".hidden", b"")):
+            with open(os.path.join(preload, name), "wb") as file:
+                file.write(content)
+
+        def names():
+            return [tag for image in json.loads(self.node.pintle("-o", "json", "image", "ls"))["images"] for tag in image["tags"]]
+
+        def restart():
+            self.node.stop()
+            open(self.node.log, "w", encoding="ascii").close()
+            self.node.start()
+            wait_for("the folder was looked through", lambda: "broken.tar" in self.node.log_tail(200), 20)
+            with open(self.node.log, encoding="utf-8") as file:
+                return file.read()
+        self.assertEqual(names(), [])
+        log = restart()
+        wait_for("the image is there", names, 20)
+        self.assertEqual(names(), [pods.IMAGE])
+        self.assertNotIn("half.tar", log)
+        self.assertNotIn("workload.tar", restart(), "an unchanged file was loaded again")
+        os.utime(os.path.join(preload, "workload.tar"))
+        self.assertIn("workload.tar", restart(), "a changed file was not loaded")
+        self.node.pintle("image", "rm", pods.IMAGE)
+        self.assertIn("workload.tar", restart(), "a lost image did not come back")
+
+
+@unittest.skipUnless(BIG, "PINTLE_BIG_PULL is not set")
+@unittest.skipUnless(HAS_TOOLS, "docker-registry and skopeo are needed: packaging/dependencies.sh test")
+class BigPull(Pulls):
+    def test_a_gigabyte_cut_ten_times(self):
+        registry = self.start(servers.Registry(self.folder("registry")))
+        size = big_layout(self.folder("big"), 1024 * MEBIBYTE)
+        self.skopeo("--preserve-digests", "oci:" + self.folder("big") + ":big", f"docker://{registry.name}/test/big:1")
+        shutil.rmtree(self.folder("big"))
+        proxy = self.start(servers.CuttingProxy(registry.port, size // 11, 10))
+        before = self.memory()
+        begun = time.monotonic()
+        self.pull(f"{proxy.name}/test/big:1", timeout=600)
+        took, peak = time.monotonic() - begun, self.peak_memory()
+        print(f"1 GiB cut {proxy.done} times: {took:.1f} s, peak memory of pintled {peak:.0f} MiB ({before:.0f} before)", flush=True)
+        self.assertEqual(proxy.done, 10)
+        self.assertLess(peak, 64)
+        self.assertEqual(self.partials(), {})
+
+
+if __name__ == "__main__":
+    contained.main()
