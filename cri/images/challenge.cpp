@@ -24,15 +24,18 @@ class Reader {
     while (skip(' ') || skip('\t')) {
     }
   }
-  /// Up to the next challenge or parameter: commas and blanks, and one character that belongs to nothing.
   void skip_separators() {
     for (;;) {
       skip_blanks();
       if (!skip(',')) return;
     }
   }
-  void skip_one() {
-    if (!text_.empty()) text_.remove_prefix(1);
+  void skip_one_or_quoted() {
+    if (text_.starts_with('"')) {
+      (void)value();
+    } else if (!text_.empty()) {
+      text_.remove_prefix(1);
+    }
   }
   std::string token(bool lower) {
     std::string token;
@@ -74,7 +77,7 @@ std::vector<Challenge> parse_challenges(std::string_view header) {
     if (reader.at_end()) return challenges;
     std::string word = reader.token(true);
     if (word.empty()) {
-      reader.skip_one();
+      reader.skip_one_or_quoted();
       continue;
     }
     reader.skip_blanks();
