@@ -256,9 +256,9 @@ void add_host_ports(Table& table, std::span<const PortClaim> claims) {
     }
   }
   for (Set& map : maps) {
-    std::ranges::stable_sort(map.elements, {}, &Element::key);
-    const auto doubled = std::ranges::unique(map.elements, {}, &Element::key);
-    map.elements.erase(doubled.begin(), doubled.end());
+    std::stable_sort(map.elements.begin(), map.elements.end());
+    const auto same_key = [](const Element& left, const Element& right) { return left.key == right.key; };
+    map.elements.erase(std::unique(map.elements.begin(), map.elements.end(), same_key), map.elements.end());
     table.sets.push_back(std::move(map));
   }
   Chain chain{.name = std::string(kChain), .hook = {}, .rules = {loopback_stays(false), loopback_stays(true)}};
