@@ -73,7 +73,9 @@ Agent::Agent(Host& host, AgentSettings settings)
                .start_seconds =
                    host.histogram("node_agent_pod_start_seconds", "From the manifest to all containers running.",
                                   {0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10})},
+      web_(host),
       folder_(settings_.manifests, std::string(host.node())),
+      url_(host, web_, settings_.url, std::string(host.node()), settings_.state_folder),
       watch_(host, [this](FolderChange change) { folder_changed(std::move(change)); }),
       log_rotation_(host, context_, settings_.container_logs),
       loop_ended_(host),
@@ -81,11 +83,13 @@ Agent::Agent(Host& host, AgentSettings settings)
       poll_wakeup_(host),
       tick_wakeup_(host),
       lock_wakeup_(host),
+      url_wakeup_(host),
       pods_metric_(host.gauge("node_agent_pods", "Pods that manifests want or that are ending.")),
       broken_metric_(host.gauge("node_agent_broken_manifests", "Manifest files that could not be read.")) {
   context_.runtime = &runtime_;
   context_.start = [this](Task<void> task) { start_loop(std::move(task)); };
   context_.images = &images_;
+  context_.web = &web_;
 }
 
 void Agent::bind(cri::RuntimeServiceStub runtime, cri::ImageServiceStub images) {
@@ -176,7 +180,15 @@ Task<Status> Agent::begin() {
     accepted_[record->uid] = record;
     by_path[record->path].push_back(record);
   }
-  for (auto& [path, pods] : by_path) folder_.remember(path, std::move(pods));
+  for (auto& [path, pods] : by_path)
+    if (path.starts_with('/'))
+      folder_.remember(path, std::move(pods));
+    else if (path == settings_.url.url)
+      url_.remember(std::move(pods));
+  if (!settings_.url.url.empty()) {
+    Task<void> loading_url = url_.load();
+    co_await std::move(loading_url);
+  }
 
   // Watching begins before reading, so that nothing falls between the two.
   if (Status watching = watch_.watch(settings_.manifests); !watching) co_return watching;
@@ -191,6 +203,7 @@ Task<Status> Agent::begin() {
   start_loop(follow_events());
   start_loop(tick());
   start_loop(log_rotation_.run());
+  if (!settings_.url.url.empty()) start_loop(follow_url());
   host_.condition("PodsManaged", true, "Acting", "");
   co_return Status::ok();
 }
@@ -199,9 +212,10 @@ Task<void> Agent::quiesce() {
   context_.stopping = true;
   watch_.stop();
   log_rotation_.stop();
+  web_.close();
   for (const auto& [key, worker] : workers_) worker->interrupt();
   if (events_call_ != 0) host_.api()->cancel(host_.raw(), events_call_);
-  for (Wakeup* wakeup : {&events_wakeup_, &poll_wakeup_, &tick_wakeup_, &lock_wakeup_}) wakeup->notify();
+  for (Wakeup* wakeup : {&events_wakeup_, &poll_wakeup_, &tick_wakeup_, &lock_wakeup_, &url_wakeup_}) wakeup->notify();
   while (loops_ > 0) {
     auto waiting = loop_ended_.wait(std::nullopt);
     co_await waiting;
@@ -215,7 +229,7 @@ Task<Status> Agent::adopt_all() {
   Task<Status> comparing = compare_with_runtime(false);
   if (Status compared = co_await std::move(comparing); !compared) co_return compared;
   // Files of pods that neither the runtime nor a manifest knows are left from an interrupted end.
-  const Wanted wanted = folder_.wanted();
+  const Wanted wanted = this->wanted();
   std::set<std::string> alive;
   for (const auto& [key, pod] : wanted.pods) alive.insert(pod->uid);
   for (const auto& [uid, fingerprint] : fingerprints_) alive.insert(uid);
@@ -258,7 +272,7 @@ Task<Status> Agent::compare_with_runtime(bool wake_all) {
     const std::string logs = context_.node.log_folder + "/" + one.namespace_name + "_" + one.name + "_" + uid;
     // Before anything is reconciled it is not known what is wanted: the worker must learn that first.
     const std::shared_ptr<PodWorker> worker = worker_for(key);
-    const Wanted now = folder_.wanted();
+    const Wanted now = this->wanted();
     const auto still = now.pods.find(key);
     if (still != now.pods.end() && still->second->uid == uid && !worker->wanted())
       worker->want(wanted ? wanted : still->second);
@@ -395,9 +409,45 @@ Task<void> Agent::read_changed() {
   reading_ = false;
 }
 
+/// Of all sources: a pod in the folder counts before one of the same name from the server.
+Wanted Agent::wanted() const {
+  Wanted all = folder_.wanted();
+  for (const std::shared_ptr<const WantedPod>& pod : url_.pods()) {
+    const auto [entry, is_new] = all.pods.emplace(pod->key(), pod);
+    if (!is_new) all.duplicates.push_back({pod->key(), pod->path, entry->second->path});
+  }
+  return all;
+}
+
+Task<void> Agent::follow_url() {
+  while (!context_.stopping) {
+    Task<bool> polling = url_.poll();
+    const bool differs = co_await std::move(polling);
+    if (context_.stopping) co_return;
+    if (differs) reconcile();
+    if (differs) report_url();
+    auto waiting =
+        url_wakeup_.wait(WallClock::now() + std::chrono::duration_cast<WallClock::duration>(settings_.url.period));
+    co_await waiting;
+  }
+}
+
+/// A server that fails is no reason to call the node unready: its pods are there.
+void Agent::report_url() {
+  if (url_.status()) {
+    host_.info("manifests were read", {{"url", settings_.url.url}});
+    return;
+  }
+  const std::string problem = url_.status().message();
+  host_.error(problem, {{"url", settings_.url.url}});
+  for (const std::shared_ptr<const WantedPod>& pod : url_.pods())
+    if (const auto worker = workers_.find(pod->key()); worker != workers_.end())
+      worker->second->add_event("Warning", "InvalidManifest", problem + " (the last good answer counts)");
+}
+
 void Agent::reconcile() {
   if (context_.stopping) return;
-  const Wanted wanted = folder_.wanted();
+  const Wanted wanted = this->wanted();
   std::map<std::string, std::shared_ptr<const WantedPod>> accepted;
   for (const auto& [key, pod] : wanted.pods) {
     auto known = accepted_.find(pod->uid);
@@ -481,8 +531,15 @@ node::v1::ListPodsResponse Agent::list(const node::v1::PodReference& only) {
     if (worker->is_finished() || (!key.empty() && key != name)) continue;
     *response.add_pods() = worker->report();
   }
-  // A file that never brought a pod is told as one, or nobody would see why its pod is missing.
+  // A file that never brought a pod is told as one, or nobody would see why its pod is missing. So is a server.
   if (!key.empty()) return response;
+  if (!url_.status() && url_.pods().empty()) {
+    node::v1::Pod& pod = *response.add_pods();
+    pod.mutable_reference()->set_name("manifestURL");
+    pod.set_source("url:" + settings_.url.url);
+    pod.set_phase("Failed");
+    pod.set_message(url_.status().message());
+  }
   for (const auto& [name, file] : folder_.files()) {
     if (file.status || !file.pods.empty()) continue;
     node::v1::Pod& pod = *response.add_pods();
@@ -579,6 +636,9 @@ Task<Result<node::v1::RemovePodResponse>> Agent::remove(node::v1::RemovePodReque
   const bool running = worker != workers_.end() && !worker->second->is_finished();
   const auto* file = file_of(folder_, key);
   if (!file && !running) co_return not_found("no pod " + key + ": `pintle pod ls` shows all");
+  if (!file && running && worker->second->wanted() && !worker->second->wanted()->path.starts_with('/'))
+    co_return failed_precondition("the pod " + key + " comes from " + worker->second->wanted()->path +
+                                  ": take it out of what that server answers");
   if (file && file->second.pods.size() > 1)
     co_return failed_precondition("the pod " + key + " is in " + folder_.path_of(file->first) +
                                   " together with others: take it out of that file");

@@ -6,6 +6,7 @@
 /// a container runtime, so a node without a cluster runs pods with it.
 ///
 ///     folder of manifests --> ManifestFolder --wanted pods--> PodWorker (one a name) --> RuntimeService, ImageService
+///     HTTP(S) server -------> UrlManifests -------^
 ///          ^  inotify, re-read every 20 s                          |   ^
 ///     ApplyPods, RemovePod                                      status events of containers
 ///
@@ -41,6 +42,7 @@
 #include "plugins/node-agent/log_rotation.hpp"
 #include "plugins/node-agent/manifest_folder.hpp"
 #include "plugins/node-agent/pod_worker.hpp"
+#include "plugins/node-agent/url_manifests.hpp"
 #include "sdk/support/files/files.hpp"
 
 namespace pintle::agent {
@@ -52,6 +54,7 @@ struct AgentSettings {
   NodeFacts node;
   BackoffSettings backoff;
   LogSettings container_logs;
+  UrlSettings url;
 };
 
 class Agent {
@@ -81,6 +84,9 @@ class Agent {
   Task<void> follow_events();
   Task<void> poll_while_there_are_no_events();
   Task<void> tick();
+  Task<void> follow_url();
+  Wanted wanted() const;
+  void report_url();
   Task<Status> adopt_all();
   Task<Status> compare_with_runtime(bool wake_all);
   Task<Status> read_folder(ReadRequest request);
@@ -101,7 +107,9 @@ class Agent {
   cri::RuntimeServiceStub runtime_;
   cri::ImageServiceStub images_;
   files::Lock lock_;
+  WebClient web_;
   ManifestFolder folder_;
+  UrlManifests url_;
   FolderWatch watch_;
   LogRotation log_rotation_;
   FolderChange pending_;
@@ -114,7 +122,7 @@ class Agent {
   std::map<std::string, std::string> reported_;                       ///< by file: the problem that was told last
   uint64_t events_call_ = 0;
   size_t loops_ = 0;
-  Wakeup loop_ended_, events_wakeup_, poll_wakeup_, tick_wakeup_, lock_wakeup_;
+  Wakeup loop_ended_, events_wakeup_, poll_wakeup_, tick_wakeup_, lock_wakeup_, url_wakeup_;
   Metric pods_metric_, broken_metric_;
 };
 

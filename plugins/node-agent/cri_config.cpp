@@ -372,9 +372,10 @@ cri::PodSandboxConfig sandbox_config(const WantedPod& pod, const NodeFacts& node
     config.mutable_linux()->set_cgroup_parent(cgroup_of(pod, node.cgroups.root));
     *config.mutable_linux()->mutable_resources() = resources_of_pod(object);
   }
-  security.set_privileged(
-      std::any_of(spec.containers().begin(), spec.containers().end(),
-                  [](const core::Container& container) { return container.security_context().privileged(); }));
+  for (const auto* list : {&spec.init_containers(), &spec.containers()})
+    for (const core::Container& container : *list)
+      if (container.security_context().privileged()) security.set_privileged(true);
+
   return config;
 }
 
@@ -399,6 +400,12 @@ cri::ContainerConfig container_config(const WantedPod& pod, const NodeFacts& nod
   config.set_tty(container.tty());
 
   set_mounts(config, *pod.pod, plan);
+
+  if (!plan.termination_message.empty()) {
+    cri::Mount& mount = *config.add_mounts();
+    mount.set_container_path(container.termination_message_path());
+    mount.set_host_path(plan.termination_message);
+  }
 
   (*config.mutable_labels())[label::kPodName] = pod.name;
   (*config.mutable_labels())[label::kPodNamespace] = pod.namespace_name;

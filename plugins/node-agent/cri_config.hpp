@@ -76,6 +76,7 @@ struct ContainerPlan {
   std::map<std::string, std::string> volumes;  ///< where each volume of the pod is on the node
   std::map<int, std::string> sub_paths;        ///< instead of it, by index of the volume mount
   std::string hosts;                           ///< for /etc/hosts; empty: the runtime's own
+  std::string termination_message;             ///< file on the node for terminationMessagePath; empty: none
 };
 cri::ContainerConfig container_config(const WantedPod& pod, const NodeFacts& node, const ContainerPlan& plan);
 

@@ -178,6 +178,7 @@ core::PodStatus status_of(const WantedPod& pod, const std::vector<std::optional<
     statuses[i].set_exit_code(containers[i]->exit_code);
     statuses[i].set_started_at(1'000'000'000);
     one.newest = &statuses[i];
+    one.started = one.ready = statuses[i].state() == cri::CONTAINER_RUNNING;
     one.waiting.reason = containers[i]->waiting;
   }
   return make_pod_status(view, memory);

@@ -41,6 +41,8 @@ class FakeRuntime final : public Plugin, public cri::RuntimeService, public cri:
   std::map<std::string, std::string> sandbox_of;
   std::vector<std::string> history;  ///< "run web", "start web/web 0", "stop web/web 30", "remove web"
   int list_calls = 0;
+  std::map<std::string, int> exec_codes;  ///< by command; others end with 0
+  std::map<std::string, std::chrono::milliseconds> exec_takes;
 
   void exit(const std::string& id, int code) {
     cri::ContainerStatus& status = containers.at(id);
@@ -203,6 +205,18 @@ class FakeRuntime final : public Plugin, public cri::RuntimeService, public cri:
     if (found == containers.end()) co_return not_found("no such container");
     cri::ContainerStatusResponse response;
     *response.mutable_status() = found->second;
+    co_return response;
+  }
+  Task<Result<cri::ExecSyncResponse>> ExecSync(Call& call, const cri::ExecSyncRequest& request) override {
+    const std::string command = request.cmd(0);
+    if (!containers.contains(request.container_id())) co_return not_found("no such container");
+    history.push_back("exec " + title(request.container_id()) + " " + command);
+    const auto until = std::chrono::steady_clock::now() + exec_takes[command];
+    while (std::chrono::steady_clock::now() < until && !call.is_cancelled())
+      co_await host().sleep(std::chrono::milliseconds(5));
+    cri::ExecSyncResponse response;
+    response.set_exit_code(exec_codes[command]);
+    response.set_stdout("said " + command);
     co_return response;
   }
   Task<pintle::Status> GetContainerEvents(Call&, const cri::GetEventsRequest&,

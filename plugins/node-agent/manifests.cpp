@@ -91,7 +91,7 @@ ReadPod read_pod(const document::Document& document, const ReadOptions& options)
   metadata.set_uid(read.wanted.uid);
   pod->mutable_spec()->set_node_name(options.node);
   auto& annotations = *metadata.mutable_annotations();
-  annotations["kubernetes.io/config.source"] = "file";
+  annotations["kubernetes.io/config.source"] = options.path.starts_with("http") ? "http" : "file";
   annotations["kubernetes.io/config.hash"] = read.wanted.uid;
   read.wanted.namespace_name = metadata.namespace_();
   read.wanted.name = metadata.name();

@@ -81,6 +81,13 @@ agent::AgentSettings settings_of(const Host& host) {
     settings.container_logs.longest_bytes = size->units();
   settings.container_logs.most_files = logs.at("maxFiles").to_number<int>();
   settings.container_logs.interval = seconds_of(logs.at("everySeconds"));
+  if (const json::value* url = config.get_object().if_contains("manifestURL")) {
+    settings.url.url = std::string(url->at("url").get_string());
+    settings.url.period = seconds_of(url->at("periodSeconds"));
+    settings.url.authority = std::string(url->at("authority").get_string());
+    for (const auto& [name, value] : url->at("headers").get_object())
+      settings.url.headers.emplace_back(std::string(name), std::string(value.get_string()));
+  }
   const json::value& backoff = config.at("restartBackoff");
   settings.backoff = {seconds_of(backoff.at("initialSeconds")), seconds_of(backoff.at("maximumSeconds")),
                       seconds_of(backoff.at("resetSeconds"))};

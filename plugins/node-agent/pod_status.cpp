@@ -21,25 +21,50 @@ core::ContainerStatus container_status(const ContainerView& view, const PodView&
     status.set_container_id(pod.runtime_name + "://" + view.newest->id());
   }
   const bool exited = view.newest && view.newest->state() == cri::CONTAINER_EXITED;
-  if (view.newest && view.newest->state() == cri::CONTAINER_RUNNING) {
+  if (view.newest && view.newest->state() == cri::CONTAINER_RUNNING && !view.starting) {
     api::set_time(status.mutable_state()->mutable_running()->mutable_started_at(), view.newest->started_at());
-    status.set_ready(true);
-    status.set_started(true);
+    status.set_ready(view.ready);
+    status.set_started(view.started);
   } else if (exited && view.waiting.reason.empty()) {
     *status.mutable_state()->mutable_terminated() = make_terminated(*view.newest, pod.runtime_name);
+    status.set_ready(view.kind == ContainerKind::init && view.newest->exit_code() == 0);
   } else {
     core::ContainerStateWaiting& waiting = *status.mutable_state()->mutable_waiting();
-    waiting.set_reason(view.waiting.reason.empty() ? "ContainerCreating" : view.waiting.reason);
+    const bool has_init = pod.pod->pod->spec().init_containers_size() > 0;
+    waiting.set_reason(!view.waiting.reason.empty() ? view.waiting.reason
+                       : has_init                   ? "PodInitializing"
+                                                    : "ContainerCreating");
     if (!view.waiting.message.empty()) waiting.set_message(view.waiting.message);
     if (exited) *status.mutable_last_state()->mutable_terminated() = make_terminated(*view.newest, pod.runtime_name);
   }
   return status;
 }
 
+bool is_sidecar(const core::Container& container) { return container.restart_policy() == "Always"; }
+
 /// kubelet's rule: what has not started yet makes a pod pending; what waits for its restart counts as ended.
 std::string phase_of(const core::PodSpec& spec, const core::PodStatus& status) {
   int waiting = 0, running = 0, ended = 0, succeeded = 0;
+  int initializing = 0, starting_sidecars = 0;
+  bool failed = false;
+  for (int i = 0; i < status.init_container_statuses_size(); ++i) {
+    const core::ContainerStatus& container = status.init_container_statuses(i);
+    if (is_sidecar(spec.init_containers(i))) {
+      running += container.state().has_running();
+      starting_sidecars += container.state().has_running()
+                               ? !container.started()
+                               : container.state().has_waiting() && !container.last_state().has_terminated();
+      continue;
+    }
+    const core::ContainerState& last = container.state().has_terminated() ? container.state() : container.last_state();
+    if (!container.state().has_running() && last.has_terminated())
+      failed = failed || last.terminated().exit_code() != 0;
+    else
+      ++initializing;
+  }
+  bool begun = false;
   for (const core::ContainerStatus& container : status.container_statuses()) {
+    begun = begun || !container.container_id().empty();
     if (container.state().has_running()) {
       ++running;
     } else if (container.state().has_terminated()) {
@@ -51,7 +76,8 @@ std::string phase_of(const core::PodSpec& spec, const core::PodStatus& status) {
       ++waiting;
     }
   }
-  if (waiting > 0) return "Pending";
+  if (failed && spec.restart_policy() == "Never") return "Failed";
+  if (initializing > 0 || (starting_sidecars > 0 && !begun) || waiting > 0) return "Pending";
   if (running > 0 || spec.restart_policy() == "Always") return "Running";
   if (succeeded == ended) return "Succeeded";
   return spec.restart_policy() == "Never" ? "Failed" : "Running";
@@ -102,8 +128,14 @@ core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory) {
   const core::Pod& pod = *view.pod->pod;
   core::PodStatus status;
   for (const ContainerView& container : view.containers)
-    *status.add_container_statuses() = container_status(container, view);
-  status.set_phase(phase_of(pod.spec(), status));
+    *(container.kind == ContainerKind::regular ? status.add_container_statuses()
+                                               : status.add_init_container_statuses()) =
+        container_status(container, view);
+  status.set_phase(view.expired ? "Failed" : phase_of(pod.spec(), status));
+  if (view.expired) {
+    status.set_reason("DeadlineExceeded");
+    status.set_message("Pod was active on the node longer than the specified deadline");
+  }
   status.set_qos_class(std::string(api::quality_of_service(pod)));
   if (view.started_at > 0) api::set_time(status.mutable_start_time(), view.started_at);
   if (!view.host_address.empty()) {
@@ -113,16 +145,27 @@ core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory) {
   if (!view.addresses.empty()) status.set_pod_ip(view.addresses.front());
   for (const std::string& address : view.addresses) status.add_pod_ips()->set_ip(address);
 
-  std::string unready;
-  for (const core::ContainerStatus& container : status.container_statuses())
-    if (!container.ready()) unready += (unready.empty() ? "" : " ") + container.name();
+  std::string unready, incomplete;
+  const auto list = [](std::string& names, const std::string& name) { names += (names.empty() ? "" : " ") + name; };
+  for (int i = 0; i < status.init_container_statuses_size(); ++i) {
+    const core::ContainerStatus& container = status.init_container_statuses(i);
+    const bool sidecar = is_sidecar(pod.spec().init_containers(i));
+    if (sidecar ? !container.started() : !container.ready()) list(incomplete, container.name());
+    if (sidecar && !container.ready()) list(unready, container.name());
+  }
+  bool begun = false;
+  for (const core::ContainerStatus& container : status.container_statuses()) {
+    begun = begun || !container.container_id().empty();
+    if (!container.ready()) list(unready, container.name());
+  }
   const bool succeeded = status.phase() == "Succeeded", failed = status.phase() == "Failed";
   const std::string_view reason = succeeded ? "PodCompleted" : failed ? "PodFailed" : "ContainersNotReady";
   const std::string message = succeeded || failed ? std::string() : "containers with unready status: [" + unready + "]";
   const bool ready = unready.empty() && !succeeded && !failed;
   Conditions conditions(status, memory, view.now);
   conditions.add("PodReadyToStartContainers", view.sandbox_ready);
-  conditions.add("Initialized", true);
+  conditions.add("Initialized", begun || succeeded || incomplete.empty(), "ContainersNotInitialized",
+                 "containers with incomplete status: [" + incomplete + "]");
   conditions.add("Ready", ready, reason, message);
   conditions.add("ContainersReady", ready, reason, message);
   conditions.add("PodScheduled", true);

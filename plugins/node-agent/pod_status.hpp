@@ -30,9 +30,19 @@ struct Waiting {
   std::string message;
 };
 
+enum class ContainerKind {
+  regular,
+  init,     ///< runs to its end before the next one
+  sidecar,  ///< an init container that runs on: restartPolicy Always
+};
+
 struct ContainerView {
   const core::Container* spec = nullptr;
-  const cri::ContainerStatus* newest = nullptr;                ///< may be null
+  ContainerKind kind = ContainerKind::regular;
+  bool starting = false;                         ///< its postStart hook is under way
+  bool started = false;                          ///< it runs, and its startup probe has nothing against it
+  bool ready = false;                            ///< it has started, and its readiness probe has nothing against it
+  const cri::ContainerStatus* newest = nullptr;  ///< may be null
   const core::ContainerStateTerminated* last_ended = nullptr;  ///< of the one before; may be null
   uint32_t restarts = 0;
   Waiting waiting;
@@ -49,13 +59,14 @@ struct ConditionMemory {
 
 struct PodView {
   const WantedPod* pod = nullptr;
-  std::vector<ContainerView> containers;  ///< one for each of the spec, in its order
+  std::vector<ContainerView> containers;  ///< one for each of the spec, init containers first
   bool sandbox_ready = false;
   std::vector<std::string> addresses;
   std::string host_address;
   std::string runtime_name;  ///< "pintle": container ids are "pintle://ID"
   int64_t started_at = 0;    ///< when the agent began with it, nanoseconds since 1970
   int64_t now = 0;
+  bool expired = false;  ///< it was active for longer than its deadline
 };
 
 core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory);

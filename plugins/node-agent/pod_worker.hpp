@@ -16,6 +16,8 @@
 ///                                                    Succeeded or Failed: the sandbox is stopped
 ///     any of these --withdrawn or replaced--> doomed: containers stopped, sandbox, logs, volumes removed --> gone
 ///
+/// Containers begin in the order of container_order.hpp: init containers one after the other, sidecars among them, then the others.
+///
 /// Nothing of this is kept in memory alone: after a restart of the agent the runtime's labels and attempts tell where it was.
 /// All on the plugin's lane.
 
@@ -31,6 +33,7 @@
 #include "cri/api.pb.h"
 #include "k8s/core/v1/pod.pb.h"
 #include "plugins/node-agent/backoff.hpp"
+#include "plugins/node-agent/container_probes.hpp"
 #include "plugins/node-agent/cri_config.hpp"
 #include "plugins/node-agent/event_log.hpp"
 #include "plugins/node-agent/manifests.hpp"
@@ -58,6 +61,7 @@ struct WorkerContext {
   std::string runtime_name;
   const cri::RuntimeServiceStub* runtime = nullptr;
   const cri::ImageServiceStub* images = nullptr;
+  WebClient* web = nullptr;
   bool stopping = false;                  ///< let go of everything; pods run on
   std::function<void(Task<void>)> start;  ///< runs a task beside the others; the agent does not end before it
   Metric starts, restarts, start_seconds;
@@ -67,11 +71,15 @@ struct WorkerContext {
 struct PodRun {
   struct Container {
     std::string name;
+    ContainerKind kind = ContainerKind::regular;
     const core::Container* spec = nullptr;
     std::vector<cri::ContainerStatus> statuses;  ///< newest first
     uint32_t next_attempt = 0;
     std::optional<core::ContainerStateTerminated> last_ended;  ///< of the one before the newest
     Waiting waiting;
+    std::unique_ptr<ContainerProbes> probes;  ///< while it runs
+    bool is_starting = false;                 ///< its postStart hook is under way
+    bool must_restart = false;                ///< it was ended to be started again, whatever its exit code
     Backoff restart_backoff, image_backoff;
     std::optional<WallTime> failed, image_failed;  ///< when it could last not be made, its image not be had
     std::optional<WallTime> unknown_since;         ///< its runtime cannot tell what it does
@@ -86,13 +94,15 @@ struct PodRun {
   std::vector<std::string> old_sandboxes;
   uint32_t next_sandbox_attempt = 0;
   std::vector<std::string> addresses;
-  std::vector<Container> containers;                          ///< of the spec, in its order
+  std::vector<Container> containers;                          ///< init containers first, each in the spec's order
+  std::map<std::string, std::string> sandbox_of;              ///< by container id
   std::vector<cri::ContainerStatus> strangers;                ///< with its uid, but not in the spec
   std::optional<std::map<std::string, std::string>> volumes;  ///< once they are prepared
   std::string sandbox_trouble;
   std::optional<WallTime> sandbox_failed;
   Backoff sandbox_backoff;
   bool complete = false;  ///< Succeeded or Failed
+  bool expired = false;   ///< it was active for longer than its deadline
   bool ending = false;
   WallTime ending_since;
   bool measured = false;
@@ -132,8 +142,20 @@ class PodWorker : public std::enable_shared_from_this<PodWorker> {
  private:
   Task<std::optional<WallTime>> sync(PodRun& run);
   Task<bool> end(PodRun& run);
+  Task<Status> stop_all(PodRun& run);
+  Task<Status> stop_gently(PodRun& run, PodRun::Container& container, std::string id, int64_t grace_seconds);
+  Task<Status> pre_stop(PodRun& run, PodRun::Container& container, std::string id, int64_t grace_seconds);
+  Task<Status> post_start(PodRun& run, PodRun::Container& container, std::string id);
+  Task<ProbeAnswer> perform_hook(PodRun& run, PodRun::Container& container, std::string id,
+                                 const core::LifecycleHandler& handler, std::chrono::nanoseconds timeout);
+  Task<Status> end_by_probe(PodRun& run, PodRun::Container& container, ProbeKind kind);
+  void watch_over(PodRun& run, PodRun::Container& container);
+  ActionTarget target_of(const PodRun& run, const PodRun::Container& container, std::string id) const;
+  Task<void> add_termination_message(PodRun& run, PodRun::Container& container, cri::ContainerStatus& status);
+  Task<bool> complete(PodRun& run);
   Task<Status> refresh(PodRun& run);
   Task<Status> refresh_containers(PodRun& run);
+  Task<std::optional<WallTime>> sync_containers(PodRun& run);
   Task<Status> prepare(PodRun& run);
   Task<Status> make_sandbox(PodRun& run);
   Task<std::optional<WallTime>> sync_container(PodRun& run, PodRun::Container& container);
@@ -160,6 +182,7 @@ class PodWorker : public std::enable_shared_from_this<PodWorker> {
   std::optional<int64_t> next_grace_;
   Wakeup wakeup_;
   std::vector<std::unique_ptr<uint64_t>> calls_;  ///< ids of calls that may be under way
+  std::vector<Wakeup*> sleeps_;                   ///< of hooks
   bool finished_ = false;
 };
 

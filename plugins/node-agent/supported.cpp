@@ -18,9 +18,7 @@ class Unsupported {
 
   void pod(const core::PodSpec& spec) {
     const std::string at = "/spec";
-    refuse(spec.init_containers_size() > 0, child(at, "initContainers"), "init containers are");
     refuse(spec.ephemeral_containers_size() > 0, child(at, "ephemeralContainers"), "ephemeral containers are");
-    refuse(spec.has_active_deadline_seconds(), child(at, "activeDeadlineSeconds"), "deadlines of pods are");
     refuse(spec.image_pull_secrets_size() > 0, child(at, "imagePullSecrets"), "pull secrets are");
     refuse(!spec.runtime_class_name().empty(), child(at, "runtimeClassName"), "runtime classes are");
     refuse(spec.overhead_size() > 0, child(at, "overhead"), "overhead of runtime classes is");
@@ -43,6 +41,12 @@ class Unsupported {
       sysctl(security.sysctls(i), child(child(security_at, "sysctls"), static_cast<size_t>(i)));
     for (int i = 0; i < spec.volumes_size(); ++i)
       volume(spec.volumes(i), child(child(at, "volumes"), static_cast<size_t>(i)));
+    for (int i = 0; i < spec.init_containers_size(); ++i)
+      container(spec.init_containers(i), spec, child(child(at, "initContainers"), static_cast<size_t>(i)));
+    for (int i = 0; i < spec.containers_size(); ++i)
+      refuse(spec.containers(i).has_restart_policy(),
+             child(child(child(at, "containers"), static_cast<size_t>(i)), "restartPolicy"),
+             "restart policies of single containers are");
     for (int i = 0; i < spec.containers_size(); ++i)
       container(spec.containers(i), spec, child(child(at, "containers"), static_cast<size_t>(i)));
   }
@@ -93,17 +97,11 @@ class Unsupported {
   }
 
   void container(const core::Container& container, const core::PodSpec& spec, const std::string& at) {
-    refuse(container.has_liveness_probe(), child(at, "livenessProbe"), "probes are");
-    refuse(container.has_readiness_probe(), child(at, "readinessProbe"), "probes are");
-    refuse(container.has_startup_probe(), child(at, "startupProbe"), "probes are");
-    refuse(container.has_lifecycle(), child(at, "lifecycle"), "lifecycle hooks are");
+    refuse(container.lifecycle().has_stop_signal(), child(child(at, "lifecycle"), "stopSignal"), "stop signals are");
     refuse(container.env_from_size() > 0, child(at, "envFrom"), "ConfigMaps and Secrets are");
     refuse(container.volume_devices_size() > 0, child(at, "volumeDevices"), "block devices are");
-    refuse(container.has_restart_policy(), child(at, "restartPolicy"), "restart policies of single containers are");
     refuse(container.restart_policy_rules_size() > 0, child(at, "restartPolicyRules"), "restart rules are");
     refuse(container.stdin(), child(at, "stdin"), "standard input of containers is");
-    refuse(container.termination_message_policy() == "FallbackToLogsOnError", child(at, "terminationMessagePolicy"),
-           "termination messages are");
     for (int i = 0; i < container.env_size(); ++i) {
       const core::EnvVarSource& source = container.env(i).value_from();
       const std::string from = child(child(child(at, "env"), static_cast<size_t>(i)), "valueFrom");

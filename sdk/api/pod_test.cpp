@@ -73,6 +73,36 @@ TEST(PodValidation, takes_a_right_pod) {
       "");
 }
 
+TEST(PodValidation, looks_at_probes_hooks_and_init_containers) {
+  const std::string begin = "metadata: {name: a}\nspec: {containers: [{name: a, image: b, ";
+  const std::pair<const char*, const char*> cases[] = {
+      {"livenessProbe: {periodSeconds: 3}", "livenessProbe: what to do is required: exec, httpGet, tcpSocket or grpc"},
+      {"livenessProbe: {tcpSocket: {port: 1}, exec: {command: [a]}}",
+       "must have one of exec, httpGet, tcpSocket or grpc"},
+      {"livenessProbe: {tcpSocket: {port: 70000}}", "tcpSocket.port: must be between 1 and 65535, is 70000"},
+      {"livenessProbe: {tcpSocket: {port: \"no_name\"}}", "tcpSocket.port: must"},
+      {"livenessProbe: {exec: {}}", "exec.command: a command is required"},
+      {"livenessProbe: {grpc: {port: 1}, periodSeconds: -1}", "periodSeconds: must not be negative, is -1"},
+      {"livenessProbe: {grpc: {port: 1}, successThreshold: 2}", "successThreshold: must be 1"},
+      {"livenessProbe: {httpGet: {port: 1, scheme: FTP}}", "httpGet.scheme: must be one of HTTP, HTTPS, is \"FTP\""},
+      {"livenessProbe: {httpGet: {port: 1, httpHeaders: [{name: \"a b\", value: c}]}}", "must be a header's name"},
+      {"livenessProbe: {httpGet: {port: 1, httpHeaders: [{name: a, value: \"b\\nc\"}]}}", "value: must be one line"},
+      {"readinessProbe: {grpc: {port: 1}, terminationGracePeriodSeconds: 5}", "cannot be set for a readiness probe"},
+      {"startupProbe: {grpc: {port: 1}, terminationGracePeriodSeconds: 0}", "must be at least 1"},
+      {"lifecycle: {preStop: {}}", "preStop: what to do is required: exec, httpGet, tcpSocket or sleep"},
+      {"lifecycle: {preStop: {sleep: {seconds: 31}}}",
+       "must be between 0 and the pod's terminationGracePeriodSeconds 30"},
+  };
+  for (const auto& [field, problem] : cases) EXPECT_THAT(complaint(begin + field + "}]}"), HasSubstr(problem)) << field;
+  const std::string init =
+      "metadata: {name: a}\nspec: {containers: [{name: a, image: b}], initContainers: [{name: i, image: b, ";
+  EXPECT_THAT(complaint(init + "restartPolicy: OnFailure}]}"),
+              HasSubstr("restartPolicy: must be Always in an init container"));
+  EXPECT_THAT(complaint(init + "lifecycle: {preStop: {exec: {command: [a]}}}}]}"),
+              HasSubstr("lifecycle: may only be set with restartPolicy Always"));
+  EXPECT_EQ(complaint(init + "restartPolicy: Always, startupProbe: {exec: {command: [a]}}}]}"), "");
+}
+
 TEST(PodValidation, names_what_is_missing_or_wrong) {
   const std::pair<const char*, const char*> cases[] = {
       {"spec: {containers: [{name: a, image: b}]}", "metadata.name: a name is required"},
