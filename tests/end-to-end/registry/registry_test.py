@@ -614,6 +614,53 @@ class FromRegistries(Pulls):
         self.assertIn("workload.tar", restart(), "a lost image did not come back")
 
 
+@unittest.skipIf(BIG, "only the big pull")
+@unittest.skipUnless(HAS_TOOLS, "docker-registry and skopeo are needed: packaging/dependencies.sh test")
+class PodsFromRegistries(Pulls):
+    def prepare(self):
+        agent = self.node.plugins["node-agent"]
+        super().prepare()
+        self.node.plugins["node-agent"] = agent
+
+    def arrange(self):
+        self.registry = self.start(servers.Registry(self.folder("registry")))
+
+    def push(self, name):
+        self.skopeo("docker-archive:" + pods.image_archive(), f"docker://{self.registry.name}/test/{name}:1")
+
+    def drop(self, name, image, policy):
+        self.node.drop(pods.pod(name, {"name": "main", "image": f"{self.registry.name}/test/{image}:1", "imagePullPolicy": policy,
+                                       "command": ["/bin/workload"], "args": ["sleep"]}))
+
+    def waits(self, name, *reasons):
+        wait_for(f"{name} waits for {reasons}", lambda: any(reason in self.message(name) for reason in reasons), 20)
+
+    def message(self, name):
+        pod = self.node.pods().get(name)
+        return pod.message if pod else ""
+
+    def runs(self, *names, limit=40):
+        wait_for(f"{names} run", lambda: set(names) <= {pod.name for pod in self.node.pods().values() if pod.is_running()}, limit)
+
+    def test_pull_policies(self):
+        self.push("web")
+        self.drop("never", "web", "Never")
+        self.waits("never", "ErrImageNeverPull")
+        self.drop("absent", "later", "IfNotPresent")
+        self.waits("absent", "ErrImagePull", "ImagePullBackOff")
+        self.drop("first", "web", "IfNotPresent")
+        self.runs("first", "never")
+        self.push("later")
+        self.runs("absent")
+        # A registry that is gone is missed only by those who always ask it.
+        self.registry.close()
+        self.drop("second", "web", "IfNotPresent")
+        self.drop("always", "web", "Always")
+        self.runs("second")
+        self.waits("always", "ErrImagePull", "ImagePullBackOff")
+        self.assertFalse(self.node.pods()["always"].is_running())
+
+
 @unittest.skipUnless(BIG, "PINTLE_BIG_PULL is not set")
 @unittest.skipUnless(HAS_TOOLS, "docker-registry and skopeo are needed: packaging/dependencies.sh test")
 class BigPull(Pulls):
