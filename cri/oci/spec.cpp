@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "cri/api.pb.h"
+#include "cri/oci/hooks.hpp"
 #include "cri/oci/mounts.hpp"
 #include "cri/oci/seccomp.hpp"
 #include "sdk/support/files/files.hpp"
@@ -430,6 +431,15 @@ Result<Spec> make_spec(const SpecRequest& request) {
                            std::to_string(host.own_oom_score) + " is used");
     oom_score = host.own_oom_score;
   }
+  HookFacts facts;
+  facts.command = arguments->front();
+  facts.has_bind_mounts = config.mounts_size() > 0;
+  if (request.sandbox)
+    for (const auto& [name, value] : request.sandbox->annotations()) facts.annotations[name] = value;
+  for (const auto& [name, value] : config.annotations()) facts.annotations[name] = value;
+  auto hooks = read_hooks(request.hook_folders, facts);
+  if (!hooks) return hooks.status();
+
   json::array groups;
   for (const uint32_t group : request.identity.additional_groups) groups.push_back(group);
   json::object process{
@@ -487,6 +497,7 @@ Result<Spec> make_spec(const SpecRequest& request) {
                                {"mounts", std::move(mounts->documents)},
                                {"linux", std::move(linux)}};
   if (!annotations.empty()) spec.document["annotations"] = std::move(annotations);
+  if (!hooks->empty()) spec.document["hooks"] = std::move(*hooks);
   return spec;
 }
 

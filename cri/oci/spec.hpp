@@ -90,6 +90,7 @@ struct SpecRequest {
   /// crun takes the filter compiled (annotation run.oci.seccomp_bpf_data), which spares it the time to compile it.
   bool compiled_seccomp = false;
   const HostFacts* host = nullptr;
+  std::vector<std::string> hook_folders;  ///< of the node's hooks (hooks.hpp)
 };
 
 struct Spec {

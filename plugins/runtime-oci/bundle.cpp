@@ -83,6 +83,7 @@ Result<oci::Spec> make_spec(const Node& node, const std::string& folder,
       sandbox.resolv_conf(),       sandbox.hosts(),         sandbox.hostname_file(), sandbox.shm()};
   wanted.root = folder + "/rootfs";
   wanted.host = &node.host;
+  wanted.hook_folders = node.settings.hook_folders;
   wanted.compiled_seccomp = node.programs.kind == RuntimeKind::crun;
   if (node.programs.kind == RuntimeKind::runc) wanted.cgroups_path = cgroup;
   auto identity = oci::resolve_identity(root->get(), request.config().linux().security_context(), image.user);

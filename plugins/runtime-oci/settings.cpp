@@ -51,6 +51,12 @@ Result<Settings> Settings::parse(std::string_view text) {
   take("monitor", settings.monitor);
   take("launcher", settings.launcher);
   take("cgroupParent", settings.cgroup_parent);
+  if (const boost::json::value* folders = value.get_object().if_contains("hookFolders");
+      folders && folders->is_array()) {
+    settings.hook_folders.clear();
+    for (const boost::json::value& folder : folders->get_array())
+      if (folder.is_string()) settings.hook_folders.emplace_back(folder.get_string());
+  }
   while (settings.cgroup_parent.size() > 1 && settings.cgroup_parent.back() == '/') settings.cgroup_parent.pop_back();
   if (settings.cgroup_parent.size() < 2 || settings.cgroup_parent[0] != '/') {
     return invalid_argument("cgroupParent '" + settings.cgroup_parent +

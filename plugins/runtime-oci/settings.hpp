@@ -17,6 +17,8 @@ struct Settings {
   std::string monitor = "conmon";
   std::string launcher;  ///< pintle-oci-launch; empty: looked for beside the installed files
   std::string cgroup_parent = "/pintle";
+  /// Of the node's hooks; a later folder counts before an earlier one.
+  std::vector<std::string> hook_folders = {"/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"};
   /// From the instance's config (valid by config.schema.json).
   static Result<Settings> parse(std::string_view json);
 };
