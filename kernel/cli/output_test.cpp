@@ -7,6 +7,7 @@
 #include <sstream>
 
 #include "kernel/cli/cri_log.hpp"
+#include "kernel/cli/pods.hpp"
 
 namespace pintle::cli {
 namespace {
@@ -123,6 +124,42 @@ TEST(CriLog, CutsPiecesIntoLines) {
   EXPECT_EQ(lines, (std::vector<std::string>{"a", "bc", ""}));
   EXPECT_EQ(cutter.finish(), "d");
   EXPECT_EQ(cutter.finish(), "");
+}
+
+std::string status_of(const char* pod) { return pod_status(boost::json::parse(pod)); }
+
+TEST(PodStatus, SaysWhatKubectlSays) {
+  EXPECT_EQ(status_of(R"({"status": {"phase": "Pending"}})"), "Pending");
+  EXPECT_EQ(status_of(R"({"status": {"phase": "Failed", "reason": "Evicted"}})"), "Evicted");
+  EXPECT_EQ(status_of(R"({"status": {"phase": "Running", "containerStatuses": [
+      {"name": "a", "ready": true, "state": {"running": {}}},
+      {"name": "b", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]}})"),
+            "CrashLoopBackOff");
+  EXPECT_EQ(status_of(R"({"status": {"phase": "Failed", "containerStatuses": [
+      {"name": "a", "state": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}]}})"),
+            "OOMKilled");
+  EXPECT_EQ(status_of(R"({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}, "status": {"phase": "Running"}})"),
+            "Terminating");
+  EXPECT_EQ(status_of(R"({"status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "False"}],
+      "containerStatuses": [{"name": "a", "ready": true, "state": {"running": {}}},
+                            {"name": "b", "state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}]}})"),
+            "NotReady");
+}
+
+TEST(PodStatus, CountsInitContainersThatAreThrough) {
+  EXPECT_EQ(status_of(R"({"spec": {"initContainers": [{"name": "a"}, {"name": "b"}]}, "status": {"phase": "Pending",
+      "initContainerStatuses": [{"name": "a", "state": {"terminated": {"exitCode": 0}}},
+                                {"name": "b", "state": {"running": {}}}]}})"),
+            "Init:1/2");
+  EXPECT_EQ(status_of(R"({"spec": {"initContainers": [{"name": "a"}]}, "status": {"phase": "Pending",
+      "initContainerStatuses": [{"name": "a", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}]}})"),
+            "Init:Error");
+  EXPECT_EQ(
+      status_of(
+          R"({"spec": {"initContainers": [{"name": "a", "restartPolicy": "Always"}]}, "status": {"phase": "Running",
+      "initContainerStatuses": [{"name": "a", "started": true, "state": {"running": {}}}],
+      "containerStatuses": [{"name": "m", "ready": true, "state": {"running": {}}}]}})"),
+      "Running");
 }
 
 }  // namespace

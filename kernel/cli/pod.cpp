@@ -71,10 +71,13 @@ int list(Context& context, const PodOptions& options) {
                {"PROBLEM"}});
   for (const node::v1::Pod& pod : response.pods()) {
     if (!options.pod_namespace.empty() && pod.reference().namespace_() != options.pod_namespace) continue;
+    std::string status = pod_status(object_of(pod));
+    if (status.empty()) status = pod.phase();
     all_pods.push_back({{"namespace", pod.reference().namespace_()},
                         {"name", pod.reference().name()},
                         {"uid", pod.uid()},
                         {"phase", pod.phase()},
+                        {"status", status},
                         {"ready", pod.ready_containers()},
                         {"containers", pod.containers()},
                         {"restarts", pod.restarts()},
@@ -88,7 +91,7 @@ int list(Context& context, const PodOptions& options) {
                pod.reference().name(),
                {std::to_string(pod.ready_containers()) + "/" + std::to_string(pod.containers()),
                 all ? Color::none : Color::yellow},
-               {pod.phase(), phase_color(pod.phase())},
+               {status, status == pod.phase() ? phase_color(status) : Color::yellow},
                std::to_string(pod.restarts()),
                age(pod.created_at()),
                addresses_of(pod),

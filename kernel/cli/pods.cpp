@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <set>
 
 #include "cri/api.pintle.hpp"
 #include "kernel/cli/cli.hpp"
@@ -54,6 +55,68 @@ Cell container_state(const boost::json::value& status) {
   const boost::json::value& waiting = member(state, "waiting");
   const std::string reason = text_member(waiting, "reason"), message = text_member(waiting, "message");
   return {"waiting" + (reason.empty() ? "" : ": " + reason) + (message.empty() ? "" : ": " + message), Color::yellow};
+}
+
+namespace {
+
+std::string end_of(const boost::json::value& terminated) {
+  if (std::string reason = text_member(terminated, "reason"); !reason.empty()) return reason;
+  const int64_t signal = integer_member(terminated, "signal");
+  return signal != 0 ? "Signal:" + std::to_string(signal)
+                     : "ExitCode:" + std::to_string(integer_member(terminated, "exitCode"));
+}
+
+bool has_condition(const boost::json::value& status, std::string_view type) {
+  for (const boost::json::value& condition : list_member(status, "conditions"))
+    if (text_member(condition, "type") == type) return text_member(condition, "status") == "True";
+  return false;
+}
+
+/// Empty when all init containers are through, or run beside the others.
+std::string init_status(const boost::json::value& pod) {
+  const boost::json::value &spec = member(pod, "spec"), &status = member(pod, "status");
+  std::set<std::string> sidecars;
+  for (const boost::json::value& one : list_member(spec, "initContainers"))
+    if (text_member(one, "restartPolicy") == "Always") sidecars.insert(text_member(one, "name"));
+  size_t number = 0;
+  for (const boost::json::value& one : list_member(status, "initContainerStatuses")) {
+    const boost::json::value& state = member(one, "state");
+    const boost::json::value& ended = member(state, "terminated");
+    const bool is_through = ended.is_object() && integer_member(ended, "exitCode") == 0;
+    const bool runs_beside = sidecars.count(text_member(one, "name")) != 0 && flag_member(one, "started");
+    ++number;
+    if (is_through || runs_beside) continue;
+    if (ended.is_object()) return "Init:" + end_of(ended);
+    const std::string waits = text_member(member(state, "waiting"), "reason");
+    if (!waits.empty() && waits != "PodInitializing") return "Init:" + waits;
+    return "Init:" + std::to_string(number - 1) + "/" + std::to_string(list_member(spec, "initContainers").size());
+  }
+  return "";
+}
+
+}  // namespace
+
+std::string pod_status(const boost::json::value& pod) {
+  const boost::json::value& status = member(pod, "status");
+  if (!text_member(member(pod, "metadata"), "deletionTimestamp").empty()) return "Terminating";
+  if (std::string init = init_status(pod); !init.empty() && !has_condition(status, "Initialized")) return init;
+  std::string reason = text_member(status, "reason");
+  if (reason.empty()) reason = text_member(status, "phase");
+  bool has_running = false;
+  const boost::json::array& containers = list_member(status, "containerStatuses");
+  for (size_t i = containers.size(); i-- > 0;) {
+    const boost::json::value& state = member(containers[i], "state");
+    const std::string waits = text_member(member(state, "waiting"), "reason");
+    if (!waits.empty()) {
+      reason = waits;
+    } else if (member(state, "terminated").is_object()) {
+      reason = end_of(member(state, "terminated"));
+    } else if (flag_member(containers[i], "ready")) {
+      has_running = true;
+    }
+  }
+  if (reason == "Completed" && has_running) return has_condition(status, "Ready") ? "Running" : "NotReady";
+  return reason;
 }
 
 namespace {

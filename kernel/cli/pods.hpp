@@ -48,6 +48,10 @@ Result<ContainerInfo> container_status(Context& context, const std::string& id);
 /// A container's status of a core/v1 Pod: "running since 3m", "waiting: CrashLoopBackOff: back-off 20s", "exited with 1 (Error)".
 Cell container_state(const boost::json::value& status);
 
+/// What `kubectl get pods` has under STATUS: the phase, or what says more: "Init:0/2", "CrashLoopBackOff", "OOMKilled", "Completed",
+/// "Terminating". From a whole core/v1 Pod; empty if it has no status.
+std::string pod_status(const boost::json::value& pod);
+
 // For completion: what cannot be asked is empty.
 std::vector<std::pair<std::string, std::string>> pod_names(Context& context);
 std::vector<std::string> container_names(Context& context, const std::string& pod);
