@@ -15,6 +15,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 
 import contained
@@ -56,7 +57,7 @@ CONFLIST = {"cniVersion": "1.0.0", "name": "bench", "plugins": [
 
 class Containerd:
     def __init__(self, runtime):
-        self.root = os.path.join(contained.root(), "containerd-" + runtime)
+        self.root = tempfile.mkdtemp(prefix="containerd-", dir=contained.root())
         self.socket = os.path.join(self.root, "containerd.sock")
         os.makedirs(os.path.join(self.root, "net.d"))
         with open(os.path.join(self.root, "config.toml"), "w", encoding="utf-8") as file:
