@@ -306,8 +306,8 @@ Status BridgeNetwork::take_off(const Attachment& attachment) {
 Status BridgeNetwork::converge_pods(const std::vector<Link>& links) {
   Status result;
   for (const auto& [name, attachment] : attachments_) {
-    const auto link =
-        std::find_if(links.begin(), links.end(), [&](const Link& candidate) { return candidate.name == name; });
+    const auto link = std::find_if(links.begin(), links.end(),
+                                   [&wanted = name](const Link& candidate) { return candidate.name == wanted; });
     if (link != links.end() && link->is_up() && link->master == bridge_index_) continue;
     if (Status status = repair(attachment); !status && result) result = status;
   }
