@@ -4,6 +4,7 @@ import json
 import os
 
 import contained
+import pods
 from node import wait_for
 from pod_case import PodCase, pod, shell
 
@@ -41,7 +42,7 @@ class Hooks(PodCase):
         self.write(self.first, "30-both.json", self.hook("both", {"commands": ["/sh$"], "hasBindMounts": True}))
         self.write(self.first, "40-none.json", self.hook("none", {}))
         self.write(self.first, "ignored.txt", "{")
-        _, container = self.run_pod(pod("plain", shell("one", SLEEP)))
+        _, container = self.run_pod(pod("plain", pods.container("one", "sleep")))
         self.assertEqual(self.words(), ["all"])
         with open(self.told, encoding="utf-8") as file:
             self.assertEqual(json.loads(file.read().split(" ", 1)[1])["id"], container.id)

@@ -97,7 +97,12 @@ class Resources(PodCase):
         self.assertIn("OOMKilled", self.node.pintle("pod", "describe", "hungry"))
         many = shell("one", "(i=0; while [ $i -lt 60 ]; do sleep 1000 & i=$((i+1)); done); " + SLEEP)
         found, container = self.run_pod(pod("many", many))
-        wait_for("it may fork no more", lambda: any("fork" in line for line in self.log_lines(found)), 20)
+        try:
+            wait_for("it may fork no more", lambda: any("fork" in line for line in self.log_lines(found)), 20)
+        except AssertionError as error:
+            path = cgroup_of(container.pid, "pids")
+            told = [value("pids", folder, name, name) for folder in (path, os.path.dirname(path)) for name in ("pids.current", "pids.max")]
+            raise AssertionError(f"{error}: {self.log_lines(found)} {told}") from None
         self.assertLessEqual(int(value("pids", cgroup_of(container.pid, "pids"), "pids.current", "pids.current")), 40)
 
 
