@@ -20,7 +20,7 @@ export CCACHE_BASEDIR=$PWD CCACHE_NOHASHDIR=1
 
 bash packaging/dependencies.sh build run test
 $all && bash packaging/dependencies.sh long
-bash tests/peers/build.sh crictl || true  # needs go; the tests that use it say by name that they were skipped
+bash tests/peers/build.sh crictl cnitool || true  # needs go; the tests that use it say by name that they were skipped
 
 # crun 1.8 refuses cgroup v1 while a controller sits on a v2 hierarchy (hybrid): hugetlb is mounted as v1 for the tests.
 if [ -d /sys/fs/cgroup/unified ] && ! mountpoint -q /sys/fs/cgroup/hugetlb && grep -q '^hugetlb' /proc/cgroups; then
