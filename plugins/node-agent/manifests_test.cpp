@@ -104,7 +104,6 @@ TEST(Manifest, is_refused_for_every_feature_that_is_not_there_yet) {
                                    "envFrom: [{configMapRef: {name: a}}]",
                                    "stdin: true",
                                    "env: [{name: A, valueFrom: {secretKeyRef: {name: a, key: b}}}]",
-                                   "ports: [{containerPort: 1, hostPort: 1}]",
                                    "resources: {limits: {ephemeral-storage: 1Gi}}",
                                    "restartPolicy: Always",
                                    "securityContext: {procMount: Unmasked}"};

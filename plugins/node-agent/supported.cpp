@@ -42,13 +42,13 @@ class Unsupported {
     for (int i = 0; i < spec.volumes_size(); ++i)
       volume(spec.volumes(i), child(child(at, "volumes"), static_cast<size_t>(i)));
     for (int i = 0; i < spec.init_containers_size(); ++i)
-      container(spec.init_containers(i), spec, child(child(at, "initContainers"), static_cast<size_t>(i)));
+      container(spec.init_containers(i), child(child(at, "initContainers"), static_cast<size_t>(i)));
     for (int i = 0; i < spec.containers_size(); ++i)
       refuse(spec.containers(i).has_restart_policy(),
              child(child(child(at, "containers"), static_cast<size_t>(i)), "restartPolicy"),
              "restart policies of single containers are");
     for (int i = 0; i < spec.containers_size(); ++i)
-      container(spec.containers(i), spec, child(child(at, "containers"), static_cast<size_t>(i)));
+      container(spec.containers(i), child(child(at, "containers"), static_cast<size_t>(i)));
   }
 
  private:
@@ -96,7 +96,7 @@ class Unsupported {
           {child(at, "name"), "sysctl \"" + sysctl.name() + "\" is not one of those that are safe for the node"});
   }
 
-  void container(const core::Container& container, const core::PodSpec& spec, const std::string& at) {
+  void container(const core::Container& container, const std::string& at) {
     refuse(container.lifecycle().has_stop_signal(), child(child(at, "lifecycle"), "stopSignal"), "stop signals are");
     refuse(container.env_from_size() > 0, child(at, "envFrom"), "ConfigMaps and Secrets are");
     refuse(container.volume_devices_size() > 0, child(at, "volumeDevices"), "block devices are");
@@ -109,9 +109,6 @@ class Unsupported {
       refuse(source.has_secret_key_ref(), child(from, "secretKeyRef"), "Secrets are");
       refuse(source.has_file_key_ref(), child(from, "fileKeyRef"), "variables from files are");
     }
-    for (int i = 0; i < container.ports_size(); ++i)
-      refuse(!spec.host_network() && container.ports(i).host_port() != 0,
-             child(child(child(at, "ports"), static_cast<size_t>(i)), "hostPort"), "host ports are");
     for (const auto& [name, quantity] : container.resources().limits())
       refuse(name != "cpu" && name != "memory", child(child(child(at, "resources"), "limits"), name),
              "limits besides cpu and memory are");
