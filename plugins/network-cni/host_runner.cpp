@@ -64,12 +64,12 @@ Result<UniqueFd> input_of(const std::string& text) {
 }  // namespace
 
 Task<Result<cni::Outcome>> HostRunner::run(cni::Run request) {
-  const auto output = std::make_shared<Stream>(), errors = std::make_shared<Stream>();
+  Stream output, errors;
   Result<UniqueFd> input = input_of(request.input);
   if (!input) co_return input.status();
-  Result<UniqueFd> output_end = open_stream(*output, kMostOutput);
+  Result<UniqueFd> output_end = open_stream(output, kMostOutput);
   if (!output_end) co_return output_end.status();
-  Result<UniqueFd> errors_end = open_stream(*errors, kMostErrors);
+  Result<UniqueFd> errors_end = open_stream(errors, kMostErrors);
   if (!errors_end) co_return errors_end.status();
 
   Command command;
@@ -82,13 +82,13 @@ Task<Result<cni::Outcome>> HostRunner::run(cni::Run request) {
   *output_end = UniqueFd();
   *errors_end = UniqueFd();
 
-  const auto timed_out = std::make_shared<bool>(false);
-  Timer timer = host_.timer(request.timeout, [&process, timed_out] {
-    *timed_out = true;
+  bool timed_out = false;
+  Timer timer = host_.timer(request.timeout, [&process, &timed_out] {
+    timed_out = true;
     const Status killed = process->signal(SIGKILL);
     static_cast<void>(killed);  // it has just ended by itself
   });
-  for (const std::shared_ptr<Stream>& stream : {output, errors}) {
+  for (Stream* stream : {&output, &errors}) {
     Result<Watch> watch = host_.watch(stream->reading.get(), POLLIN, [stream, &process](uint32_t) {
       const bool goes_on = stream->read_what_is_there();
       if (stream->overflowed) {
@@ -102,18 +102,18 @@ Task<Result<cni::Outcome>> HostRunner::run(cni::Run request) {
   cni::Outcome outcome;
   outcome.wait_status = co_await process->exited();
   timer.cancel();
-  for (const std::shared_ptr<Stream>& stream : {output, errors}) {
+  for (Stream* stream : {&output, &errors}) {
     stream->watch = Watch();
     stream->read_what_is_there();
   }
-  if (output->overflowed || errors->overflowed)
+  if (output.overflowed || errors.overflowed)
     co_return Status(Code::resource_exhausted, "it printed too much, and was killed");
-  if (*timed_out) {
+  if (timed_out) {
     co_return deadline_exceeded("it did not end within " + std::to_string(request.timeout.count() / 1000) +
                                 " seconds, and was killed");
   }
-  outcome.output = std::move(output->text);
-  outcome.errors = std::move(errors->text);
+  outcome.output = std::move(output.text);
+  outcome.errors = std::move(errors.text);
   co_return outcome;
 }
 
