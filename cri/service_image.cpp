@@ -111,8 +111,15 @@ Task<Result<api::PullImageResponse>> ImageServer::PullImage(Call& call, const ap
   if (request.has_auth()) *pull.mutable_auth() = request.auth();
   CallOptions options;
   options.timeout = context.at_most(kPullTimeout);
+  uint64_t pull_id = 0;
+  options.call_id = &pull_id;
+  // A client that has gone away takes its pull along, unless others wait for it too.
+  call.on_cancel([this, &pull_id] {
+    if (pull_id != 0) (void)engine_.host().cancel(pull_id);
+  });
   auto pulling = stores.front().Pull(pull, options);
   Result<image_api::PullResponse> pulled = co_await pulling;
+  call.on_cancel({});
   if (!pulled) co_return pulled.status();
   api::PullImageResponse response;
   response.set_image_ref(pulled->image_id());

@@ -506,6 +506,34 @@ class FromRegistries(Pulls):
         self.assertEqual(requests, [0, size // 2])
         self.assertEqual(self.partials(), {})
 
+    @unittest.skipUnless(CRICTL, "crictl is not here: tests/peers/build.sh crictl builds it")
+    def test_a_client_of_cri_that_goes_takes_its_pull_along(self):
+        self.long_stall()
+        _, reference, _, _, size = self.held()
+        endpoint = "unix://" + self.node.cri_socket
+        client = subprocess.Popen([CRICTL, "--timeout", "60s", "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, "pull", reference],
+                                  stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, "HOME": self.files})
+        wait_for("half of it has come", lambda: size // 2 in self.partials().values(), 20)
+        client.kill()
+        client.wait()
+        wait_for("it is given up", lambda: "image not pulled" in self.node.log_tail(), 10)
+
+    def test_a_full_disk_is_told_and_keeps_nothing(self):
+        self.node.stop()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", self.node.state], check=True)
+        try:
+            self.node.start()
+            registry = self.start(servers.Answers())
+            registry.image("large", tar_of({"file": os.urandom(32 * MEBIBYTE)}))
+            _, line = self.refused(f"{registry.name}/large:1")
+            self.assertIn("No space left on device", line)
+            self.assert_nothing_is_left()
+            registry.image("small", tar_of({"file": os.urandom(MEBIBYTE)}))
+            self.pull(f"{registry.name}/small:1")
+        finally:
+            self.node.stop()
+            subprocess.run(["umount", self.node.state], check=True)
+
     def test_a_killed_daemon_continues_where_it_was(self):
         self.long_stall()
         _, reference, event, requests, size = self.held()
