@@ -308,17 +308,30 @@ class NetworkCni final : public Plugin, public api::PodNetwork {
     if (!up) co_return up;
     const auto begun = std::chrono::steady_clock::now();
     cni::Network network = this->network(std::move(*list));
+    const std::string sandbox = target.container;
     Task<Result<cni::CachedAttachment>> adding = network.add(std::move(target));
     Result<cni::CachedAttachment> attachment = co_await std::move(adding);
-    if (!attachment) co_return attachment.status();
+    if (!attachment) {
+      keep_undone(network, sandbox);
+      co_return attachment.status();
+    }
     attach_seconds_.observe(std::chrono::duration<double>(std::chrono::steady_clock::now() - begun).count());
     *response.mutable_attachment() = message_of(*attachment);
-    std::string sandbox = attachment->target.container;
-    attachments_.insert_or_assign(std::move(sandbox), std::move(*attachment));
+    attachments_.insert_or_assign(sandbox, std::move(*attachment));
     if (response.attachment().addresses().empty()) {
       host().warn("a CNI network gave a pod no address", {{"sandbox", response.attachment().sandbox_id()}});
     }
     co_return response;
+  }
+
+  /// What could not be undone is tried again when the engine detaches or collects the sandbox.
+  void keep_undone(const cni::Network& network, const std::string& sandbox) {
+    std::vector<std::string> damaged;
+    Result<std::vector<cni::CachedAttachment>> cached = network.cached(damaged);
+    if (!cached) return;
+    for (cni::CachedAttachment& attachment : *cached) {
+      if (attachment.target.container == sandbox) attachments_.insert_or_assign(sandbox, std::move(attachment));
+    }
   }
 
   Task<Status> detach(std::string sandbox) {

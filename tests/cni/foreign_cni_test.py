@@ -19,9 +19,11 @@ class ForeignCni(NodeTest):
     def prepare(self):
         self.configurations = os.path.join(self.node.root, "net.d")
         self.addresses = os.path.join(self.node.root, "addresses")
+        self.programs = os.path.join(self.node.root, "programs")
         os.makedirs(self.configurations)
+        os.makedirs(self.programs)
         self.write("20-pods.conflist", self.network())
-        self.node.plugins["network-cni"] = {"config": {"confDir": self.configurations, "binDirs": [PLUGINS]}}
+        self.node.plugins["network-cni"] = {"config": {"confDir": self.configurations, "binDirs": [self.programs, PLUGINS], "timeoutSeconds": 5}}
         del self.node.plugins["network-bridge"]
         with open("/proc/sys/net/ipv4/ip_forward", encoding="ascii") as file:
             self.forwarding = file.read()
@@ -90,6 +92,38 @@ class ForeignCni(NodeTest):
         self.assertTrue(self.node.pods()["one"].is_running())
         self.write("20-pods.conflist", self.network())
         self.node.wait_for_pods(2)
+
+    def program(self, script):
+        path = os.path.join(self.programs, "odd")
+        with open(path + ".part", "w", encoding="utf-8") as file:
+            file.write("#!/bin/sh\n" + script)
+        os.chmod(path + ".part", 0o755)
+        os.rename(path + ".part", path)
+
+    def test_a_plugin_that_misbehaves_is_told_and_leaves_nothing(self):
+        odd = self.network()
+        odd["plugins"].append({"type": "odd"})
+        self.write("20-pods.conflist", odd)
+        for number, (script, words) in enumerate((
+                ("exec sleep 1000", "it did not end within 5 seconds"), ("exec cat /dev/zero", "it printed too much"),
+                ("echo nonsense", "it is no JSON"), ("kill -9 $$", "it was ended by signal 9"),
+                ("echo '{\"code\": 7, \"msg\": \"not today\"}'; exit 1", "not today (CNI code 7)"))):
+            self.program('[ "$CNI_COMMAND" = ADD ] || exit 0\n' + script)
+            name = f"pod{number}"
+            self.node.drop(pods.pod(name, pods.container("one", "sleep")))
+            wait_for(f"the pod says: {words}", lambda: name in self.node.pods() and
+                     f"CNI plugin odd, ADD: {words}" in self.node.pods()[name].message.replace("result: ", ""), 20)
+            self.node.take(name)
+            self.node.wait_for_none()
+            self.assertEqual(self.held(), [])
+        self.program('[ "$CNI_COMMAND" = ADD ] && exit 1; [ -e "$0.open" ]')
+        self.node.drop(pods.pod("stuck", pods.container("one", "sleep")))
+        wait_for("what cannot be undone is told", lambda: "stuck" in self.node.pods() and
+                 "undoing it failed as well" in self.node.pods()["stuck"].message, 20)
+        open(os.path.join(self.programs, "odd.open"), "w", encoding="ascii").close()
+        self.node.take("stuck")
+        self.node.wait_for_none()
+        wait_for("it is undone at last", lambda: self.held() == [], 20)
 
 
 if __name__ == "__main__":
