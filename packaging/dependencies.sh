@@ -15,8 +15,8 @@ build_packages=(
 # To run a node of the standalone profile.
 run_packages=(curl python3 crun runc conmon iproute2 procps)
 # To test: other runtimes, peers and tools that tests look through.
-test_packages=(nftables iptables umoci skopeo jq curl file strace psmisc conntrack containerd containernetworking-plugins podman clang-14 libclang-rt-14-dev clang-format-14 python3
-  python3-yaml docker-registry apache2-utils openssl socat zsh fish bash-completion)
+test_packages=(nftables iptables umoci skopeo jq curl file strace psmisc conntrack containerd containernetworking-plugins podman clang-14
+  libclang-rt-14-dev clang-format-14 python3 python3-yaml docker-registry apache2-utils openssl socat zsh fish bash-completion)
 
 # For the long run (tests/run.sh --all): the runtime that benchmarks compare with, and a virtual machine.
 long_packages=(containerd containernetworking-plugins iptables gcc libc6-dev mmdebstrap qemu-system-x86 qemu-utils e2fsprogs)
