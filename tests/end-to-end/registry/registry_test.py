@@ -589,6 +589,27 @@ class FromRegistries(Pulls):
         self.assertLess(peak, 64)
         self.assertEqual(self.partials(), {})
 
+    def test_progress_is_shown_on_a_terminal_and_in_lines_elsewhere(self):
+        import pty
+        self.long_stall()
+        _, reference, event, _, size = self.held()
+        terminal, inner = pty.openpty()
+        command = [self.node.program("pintle"), "--socket", self.node.admin.path, "image", "pull", reference]
+        shown = subprocess.Popen(command, stdin=inner, stdout=subprocess.DEVNULL, stderr=inner)
+        plain = self.pull_in_background(reference)
+        wait_for("half of it has come", lambda: size // 2 in self.partials().values(), 20)
+        time.sleep(0.5)
+        event.set()
+        out, problem = plain.communicate(timeout=30)
+        self.assertEqual((shown.wait(30), plain.returncode), (0, 0), problem)
+        drawn = os.read(terminal, 65536).decode()
+        os.close(inner)
+        os.close(terminal)
+        self.assertRegex(drawn, r"held:1: \[#{14,15}\.{15,16}\] \S+ of 1\.9Mi, 1 blobs to come")
+        self.assertTrue(drawn.endswith("\r\x1b[K"), "the line is not cleared at the end")
+        self.assertIn(f"{reference}: 2 blobs, 0 of them here, 1.9Mi to fetch\n", out)
+        self.assertNotIn("\x1b", out + problem)
+
     # ---- Files ----
 
     def test_save_and_load_are_the_same_image(self):
