@@ -130,10 +130,10 @@ class PintleCni(unittest.TestCase):
     def test_rules_that_were_flushed_come_back_with_the_next_command(self):
         mapping = {"portMappings": [{"hostPort": 9100, "containerPort": 80, "protocol": "udp"}]}
         self.do("ADD", self.config(runtimeConfig=mapping), "a", self.space("cni-a"))
-        rules = output_of("nft", "list", "table", "inet", "pintle-network-bridge")
+        rules = output_of("nft", "-s", "list", "table", "inet", "pintle-network-bridge")
         subprocess.run(["nft", "flush", "ruleset"], check=True)
         self.do("ADD", self.config(), "b", self.space("cni-b"))
-        self.assertEqual(output_of("nft", "list", "table", "inet", "pintle-network-bridge"), rules)
+        self.assertEqual(output_of("nft", "-s", "list", "table", "inet", "pintle-network-bridge"), rules)
         for name in ("a", "b"):
             self.do("DEL", self.config(), name, f"/run/netns/cni-{name}")
         self.assert_nothing_left()
