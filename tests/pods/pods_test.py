@@ -51,7 +51,6 @@ class Pods(NodeTest):
             {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
             {"name": "GREETING", "value": "hello-$(NAME)-$$(NAME)"}])
         container["args"] = ["first-$(NAME)", "second"]
-        del container["imagePullPolicy"]  # "latest" is pulled always, but a store that cannot pull has it already
         pod, _ = self.run_pod(pods.pod("fields", container))
         lines = self.wait_for_lines(pod, 3)
         self.assertEqual(lines, [f"hello-fields-$(NAME) {pod.addresses[0]}", "first-fields second", "/tmp"])
