@@ -589,6 +589,17 @@ class FromRegistries(Pulls):
         self.assertLess(peak, 64)
         self.assertEqual(self.partials(), {})
 
+    @staticmethod
+    def all_of(terminal):
+        """What was written to a terminal whose other end is closed."""
+        drawn = b""
+        try:
+            while piece := os.read(terminal, 65536):
+                drawn += piece
+        except OSError:
+            pass
+        return drawn
+
     def test_progress_is_shown_on_a_terminal_and_in_lines_elsewhere(self):
         import pty
         self.long_stall()
@@ -602,8 +613,8 @@ class FromRegistries(Pulls):
         event.set()
         out, problem = plain.communicate(timeout=30)
         self.assertEqual((shown.wait(30), plain.returncode), (0, 0), problem)
-        drawn = os.read(terminal, 65536).decode()
         os.close(inner)
+        drawn = self.all_of(terminal).decode()
         os.close(terminal)
         self.assertRegex(drawn, r"held:1: \[#{14,15}\.{15,16}\] \S+ of 1\.9Mi, 1 blobs to come")
         self.assertTrue(drawn.endswith("\r\x1b[K"), "the line is not cleared at the end")
