@@ -109,7 +109,9 @@ class Probes(NodeTest):
         self.node.drop(pods.pod("ready", shell("one", "sleep 1.5; " + script, readinessProbe=ready)))
         pod = wait_for("ready runs, unready", lambda: (p := self.pod("ready")) and p.phase == "Running" and p.ready == 0 and p, 20)
         self.assertEqual(pod.restarts, 0)
+        begun = time.monotonic()
         self.wait_running("ready")
+        self.assertGreater(time.monotonic() - begun, 0.5, "it was ready before its file was there")
         self.assertIn("Readiness probe failed", self.node.log_tail())
 
     def test_liveness_by_http_restarts_the_container(self):
