@@ -277,12 +277,9 @@ Task<Result<runtime::v1::StartContainerResponse>> Containers::start(const std::s
         "container " + id +
         (record.phase == Phase::started ? " is running already" : " has ended; create another one"));
   }
-  Status status = failed_precondition("");
-  if (node_->programs.kind == RuntimeKind::crun) {
-    const auto work = [node = node_, id] { return release_start(*node, id); };
-    Task<Status> releasing = host_.blocking(work);
-    status = co_await std::move(releasing);
-  }
+  const auto release = [node = node_, record] { return release_start(*node, record); };
+  Task<Status> releasing = host_.blocking(release);
+  Status status = co_await std::move(releasing);
   if (status.code() == Code::failed_precondition) {
     std::vector<std::string> arguments = {"start", id};
     Task<Status> starting = run_runtime(std::move(arguments));

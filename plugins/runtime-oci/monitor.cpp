@@ -4,6 +4,7 @@
 #include <poll.h>
 #include <sys/inotify.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
@@ -19,6 +20,7 @@ namespace {
 constexpr char kSearchPath[] = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 constexpr char kReopenLog[] = "2 0 0\n";
 constexpr int kReopenPatience = 2000;  // milliseconds
+constexpr int kStartPatience = 2000;   // milliseconds
 
 /// The launcher's arguments up to and with the runtime's path.
 std::vector<std::string> launch_arguments(const Node& node, const std::string& cgroup, bool terminal) {
@@ -174,14 +176,24 @@ void apply_exit(const Node& node, ContainerRecord& record, const Exit& exit) {
   (void)save(node, record, false);
 }
 
-Status release_start(const Node& node, const std::string& id) {
-  const std::string path = node.folders.oci + "/" + id + "/exec.fifo";
-  auto fifo = files::open_at(AT_FDCWD, path, O_WRONLY | O_NONBLOCK);
-  if (!fifo) return failed_precondition("crun's start FIFO " + path + " is not open: " + fifo.status().message());
-  // In crun's own order: without the FIFO the container counts as running.
+Status release_start(const Node& node, const ContainerRecord& record) {
+  const std::string path = node.folders.oci + "/" + record.id + "/exec.fifo";
+  const bool is_crun = node.programs.kind == RuntimeKind::crun;
+  // crun's container waits for a byte; runc's opens its end when somebody reads, and writes one.
+  auto fifo = files::open_at(AT_FDCWD, path, (is_crun ? O_WRONLY : O_RDONLY) | O_NONBLOCK);
+  if (!fifo) return failed_precondition("the start FIFO " + path + " is not open: " + fifo.status().message());
+  char byte = 0;
+  if (is_crun) {
+    // In crun's own order: without the FIFO the container counts as running.
+    unlink(path.c_str());
+    if (write(fifo->get(), &byte, 1) != 1) return status_from_errno(errno, "write " + path);
+    return {};
+  }
+  const files::Descriptor process(static_cast<int>(syscall(SYS_pidfd_open, record.process.pid, 0)));
+  pollfd waiting[] = {{fifo->get(), POLLIN, 0}, {process.get(), POLLIN, 0}};
+  if (poll(waiting, 2, kStartPatience) <= 0 || (waiting[0].revents & POLLIN) == 0 || read(fifo->get(), &byte, 1) != 1)
+    return failed_precondition("the container does not answer at " + path);
   unlink(path.c_str());
-  const char byte = 0;
-  if (write(fifo->get(), &byte, 1) != 1) return status_from_errno(errno, "write " + path);
   return {};
 }
 

@@ -44,9 +44,9 @@ Result<std::optional<Exit>> read_exit(const Node& node, const std::string& id);
 /// Puts the end into the record, with whether memory ran out, and saves it.
 void apply_exit(const Node& node, ContainerRecord& record, const Exit& exit);
 
-/// Lets the created container's program run. Blocks for no longer than the kernel needs. FAILED_PRECONDITION if crun's start
-/// FIFO is not there: then the runtime's own `start` has to do it.
-Status release_start(const Node& node, const std::string& id);
+/// Lets the created container's program run, as the OCI runtime's own `start` does it, without another program. Blocks for no longer
+/// than the container's first process needs, at most 2 s. FAILED_PRECONDITION if that does not answer: then `start` has to do it, or tell why.
+Status release_start(const Node& node, const ContainerRecord& record);
 
 /// Makes the monitor open the log again, and waits until the file is there. Blocks, at most 2 s.
 Status reopen_log(const Node& node, const ContainerRecord& record);
