@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstdio>
+#include <thread>
 
 #include "sdk/support/netlink/testing/namespaces.hpp"
 
@@ -260,6 +262,30 @@ TEST_F(NftablesTest, AMonitorTellsWhichTableChanged) {
     return change.type == NFT_MSG_DELTABLE && change.table == "pintle-test";
   };
   EXPECT_TRUE(std::any_of(changes.begin(), changes.end(), deleted));
+}
+
+TEST_F(NftablesTest, ListsAreWholeWhileOthersChangeThem) {
+  ASSERT_EQ(nft("add table inet lasting"), "");
+  for (int i = 0; i < 200; ++i)  // more than one message's worth
+    ASSERT_EQ(nft("add chain inet lasting c" + std::to_string(i) + " '{ type filter hook input priority 0; }'"), "");
+  std::atomic<bool> ended = false;
+  std::thread other([&] {
+    for (int i = 0; i < 100; ++i)
+      nft("'add table inet passing; add chain inet passing c { type filter hook input priority 0; }; delete table inet "
+          "passing'");
+    ended = true;
+  });
+  size_t rounds = 0;
+  while (!ended) {
+    const auto chains = list_base_chains(*socket_);
+    EXPECT_TRUE(chains) << chains.status().message();
+    if (chains) {
+      EXPECT_GE(chains->size(), 200u);
+    }
+    ++rounds;
+  }
+  other.join();
+  EXPECT_GT(rounds, 100u);
 }
 
 TEST_F(NftablesTest, RemovingWhatIsNotThereSucceeds) {

@@ -158,6 +158,17 @@ Status read_contents(Socket& socket, Table& table) {
               });
 }
 
+/// `look` begins anew when a change interrupts it.
+template <class Look>
+Status look_until_whole(const Look& look) {
+  Status status;
+  for (int attempt = 0; attempt < 10; ++attempt) {
+    status = look();
+    if (status.code() != Code::aborted) break;
+  }
+  return status;
+}
+
 }  // namespace
 
 Result<std::optional<Table>> read_table(Socket& socket, Family family, const std::string& name) {
@@ -179,16 +190,19 @@ Result<std::optional<Table>> read_table(Socket& socket, Family family, const std
 
 Result<std::vector<BaseChain>> list_base_chains(Socket& socket) {
   std::vector<BaseChain> chains;
-  const Status status = dump(
-      socket, NFT_MSG_GETCHAIN, static_cast<Family>(NFPROTO_UNSPEC), {}, "list chains", [&](const nlmsghdr& message) {
-        const Owned<nftnl_chain> object(nftnl_chain_alloc());
-        if (nftnl_chain_nlmsg_parse(&message, object.get()) != 0) return;
-        Chain chain = read_chain(object.get());
-        const auto family = static_cast<Family>(nftnl_chain_get_u32(object.get(), NFTNL_CHAIN_FAMILY));
-        if (!chain.hook || family == Family::netdev) return;
-        chains.push_back(
-            {family, text_or_empty(nftnl_chain_get_str(object.get(), NFTNL_CHAIN_TABLE)), chain.name, *chain.hook});
-      });
+  const auto keep = [&](const nlmsghdr& message) {
+    const Owned<nftnl_chain> object(nftnl_chain_alloc());
+    if (nftnl_chain_nlmsg_parse(&message, object.get()) != 0) return;
+    Chain chain = read_chain(object.get());
+    const auto family = static_cast<Family>(nftnl_chain_get_u32(object.get(), NFTNL_CHAIN_FAMILY));
+    if (!chain.hook || family == Family::netdev) return;
+    chains.push_back(
+        {family, text_or_empty(nftnl_chain_get_str(object.get(), NFTNL_CHAIN_TABLE)), chain.name, *chain.hook});
+  };
+  const Status status = look_until_whole([&] {
+    chains.clear();
+    return dump(socket, NFT_MSG_GETCHAIN, static_cast<Family>(NFPROTO_UNSPEC), {}, "list chains", keep);
+  });
   if (!status) return status;
   return chains;
 }
@@ -196,12 +210,15 @@ Result<std::vector<BaseChain>> list_base_chains(Socket& socket) {
 Result<std::vector<Rule>> list_rules(Socket& socket, Family family, const std::string& table,
                                      const std::string& chain) {
   std::vector<Rule> rules;
-  const Status status = dump(socket, NFT_MSG_GETRULE, family, {{NFTA_RULE_TABLE, table}, {NFTA_RULE_CHAIN, chain}},
-                             "list rules of " + table + " " + chain, [&](const nlmsghdr& message) {
-                               const Owned<nftnl_rule> object(nftnl_rule_alloc());
-                               if (nftnl_rule_nlmsg_parse(&message, object.get()) == 0)
-                                 rules.push_back(read_rule(object.get()));
-                             });
+  const auto keep = [&](const nlmsghdr& message) {
+    const Owned<nftnl_rule> object(nftnl_rule_alloc());
+    if (nftnl_rule_nlmsg_parse(&message, object.get()) == 0) rules.push_back(read_rule(object.get()));
+  };
+  const Status status = look_until_whole([&] {
+    rules.clear();
+    return dump(socket, NFT_MSG_GETRULE, family, {{NFTA_RULE_TABLE, table}, {NFTA_RULE_CHAIN, chain}},
+                "list rules of " + table + " " + chain, keep);
+  });
   if (!status) return status;
   return rules;
 }
