@@ -11,82 +11,35 @@ PINTLE_BENCH_ROUNDS sets how often each is measured (30).
 import json
 import os
 import re
-import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 
 import contained
+import containerd
 import pods
 import processes
-from node import NETWORK, NodeTest, wait_for
+from containerd import Containerd
+from node import NodeTest, wait_for
 
 ROUNDS = int(os.environ.get("PINTLE_BENCH_ROUNDS", "30"))
-CNI_PLUGINS = "/usr/lib/cni"
+PAUSE = "pintle.local/test/pause:latest"
 FLOORS = {"sandbox": 1 / 10, "start": 1 / 3, "remove": 1 / 8, "parallel": 1 / 5, "pods": 1 / 4, "pods' CPU": 1 / 4}
 
-CONFIG = """version = 2
-root = "{root}/root"
-state = "{root}/state"
-[grpc]
-  address = "{root}/containerd.sock"
-[plugins."io.containerd.internal.v1.opt"]
-  path = "{root}/opt"
-[plugins."io.containerd.grpc.v1.cri"]
-  restrict_oom_score_adj = true
-  sandbox_image = "pintle.local/test/pause:latest"
-  [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "/usr/lib/cni"
-    conf_dir = "{root}/net.d"
-  [plugins."io.containerd.grpc.v1.cri".containerd]
-    default_runtime_name = "{runtime}"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc]
-    runtime_type = "io.containerd.runc.v2"
-  [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun]
-    runtime_type = "io.containerd.runc.v2"
-    [plugins."io.containerd.grpc.v1.cri".containerd.runtimes.crun.options]
-      BinaryName = "/usr/bin/crun"
-"""
 CONFLIST = {"cniVersion": "1.0.0", "name": "bench", "plugins": [
     {"type": "bridge", "bridge": "bench0", "isGateway": True, "ipMasq": True, "hairpinMode": True,
      "ipam": {"type": "host-local", "ranges": [[{"subnet": "10.214.0.0/16"}]], "routes": [{"dst": "0.0.0.0/0"}]}},
     {"type": "portmap", "capabilities": {"portMappings": True}}]}
 
 
-class Containerd:
-    def __init__(self, runtime):
-        self.root = tempfile.mkdtemp(prefix="containerd-", dir=contained.root())
-        self.socket = os.path.join(self.root, "containerd.sock")
-        os.makedirs(os.path.join(self.root, "net.d"))
-        with open(os.path.join(self.root, "config.toml"), "w", encoding="utf-8") as file:
-            file.write(CONFIG.format(root=self.root, runtime=runtime))
-        with open(os.path.join(self.root, "net.d/10-bench.conflist"), "w", encoding="utf-8") as file:
-            json.dump(CONFLIST, file)
-        # Where the CNI plugins keep their addresses, and the shims their sockets: not the machine's own folders.
-        for folder in ("/var/lib/cni", "/run/containerd"):
-            os.makedirs(folder, exist_ok=True)
-            subprocess.run(["mount", "-t", "tmpfs", "none", folder], check=True)
-        with open(os.path.join(self.root, "log"), "wb") as log:
-            self.process = subprocess.Popen(["containerd", "-c", os.path.join(self.root, "config.toml")], stdout=log, stderr=log)
-        wait_for("containerd answers", lambda: self.control("version", check=False).returncode == 0, 30)
-        for archive in (pods.image_archive(), pause_archive()):
-            self.control("images", "import", archive)
-
-    def control(self, *arguments, check=True):
-        return subprocess.run(["ctr", "-a", self.socket, "-n", "k8s.io", *arguments], check=check, capture_output=True)
-
-    def stop(self):
-        self.process.terminate()
-        self.process.wait(30)
-        for folder in ("/run/containerd", "/var/lib/cni"):
-            subprocess.run(["umount", "-l", folder], check=False)
-        subprocess.run(["ip", "link", "del", "bench0"], check=False, stderr=subprocess.DEVNULL)
+def forget_network():
+    """What the reference plugins leave behind when their pods are gone."""
+    subprocess.run(["ip", "link", "del", "bench0"], check=False, stderr=subprocess.DEVNULL)
+    for tool in ("iptables", "ip6tables"):
         for table in ("nat", "filter"):
-            for tool in ("iptables", "ip6tables"):
-                subprocess.run([tool, "-t", table, "-F"], check=False, stderr=subprocess.DEVNULL)
-                subprocess.run([tool, "-t", table, "-X"], check=False, stderr=subprocess.DEVNULL)
+            for option in ("-F", "-X"):
+                subprocess.run([tool, "-t", table, option], check=False, stderr=subprocess.DEVNULL)
 
 
 def pause_archive():
@@ -97,7 +50,7 @@ def pause_archive():
         file.write("#include <signal.h>\n#include <unistd.h>\nstatic void end(int n) { (void)n; _exit(0); }\n"
                    "int main(void) { signal(SIGTERM, end); signal(SIGINT, end); for (;;) pause(); }\n")
     subprocess.run(["cc", "-Os", "-static", "-s", "-o", program, source], check=True)
-    return pods.archive_of("pintle.local/test/pause:latest", {"pause": program}, ["/pause"])
+    return pods.archive_of(PAUSE, {"pause": program}, ["/pause"])
 
 
 class Comparison(NodeTest):
@@ -124,7 +77,7 @@ class Comparison(NodeTest):
 
     def run_both(self, floors):
         self.missed = []
-        peer = Containerd(self.other)
+        peer = Containerd(CONFLIST, runtime=self.other, sandbox_image=PAUSE, archives=[pause_archive()])
         try:
             sides = (self.node.cri_socket, peer.socket)
             for socket in sides:  # what is read and made once
@@ -140,6 +93,7 @@ class Comparison(NodeTest):
             self.compare("100 pods at once, CPU s", ours["cpu_seconds"], theirs["cpu_seconds"], floors.get("pods' CPU"))
         finally:
             peer.stop()
+            forget_network()
         self.assertEqual(self.missed, [])
 
 
@@ -205,7 +159,7 @@ class OnOurOwn(NodeTest):
 
 
 if __name__ == "__main__":
-    if not shutil.which("containerd") or not os.path.isdir(CNI_PLUGINS):
+    if not containerd.is_installed():
         print("containerd_bench is skipped: it needs Debian's containerd and containernetworking-plugins")
         sys.exit(77)
     contained.main()

@@ -13,20 +13,12 @@ import time
 import unittest
 
 import contained
+import peers
 import pods
 import processes
 from node import NodeTest, wait_for
 
-
-def find_crictl():
-    peers = os.environ.get("PINTLE_PEERS") or os.path.expanduser("~/.cache/pintle-peers")
-    for path in (os.environ.get("PINTLE_CRICTL", ""), os.path.join(peers, "crictl")):
-        if path and os.access(path, os.X_OK):
-            return path
-    return None
-
-
-CRICTL = find_crictl()
+CRICTL = peers.find("crictl")
 
 
 class Failed(AssertionError):

@@ -19,6 +19,7 @@ import time
 import unittest
 
 import contained
+import peers
 import pods
 from node import NodeTest, wait_for
 
@@ -29,16 +30,7 @@ from servers import digest_of  # noqa: E402
 BIG = os.environ.get("PINTLE_BIG_PULL") == "1"
 MEBIBYTE = 1 << 20
 
-
-def find_crictl():
-    peers = os.environ.get("PINTLE_PEERS") or os.path.expanduser("~/.cache/pintle-peers")
-    for path in (os.environ.get("PINTLE_CRICTL", ""), os.path.join(peers, "crictl")):
-        if path and os.access(path, os.X_OK):
-            return path
-    return None
-
-
-CRICTL = find_crictl()
+CRICTL = peers.find("crictl")
 HAS_TOOLS = all(shutil.which(tool) for tool in (servers.REGISTRY, "skopeo", "htpasswd", "openssl"))
 
 
