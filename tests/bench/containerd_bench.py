@@ -36,10 +36,9 @@ CONFLIST = {"cniVersion": "1.0.0", "name": "bench", "plugins": [
 def forget_network():
     """What the reference plugins leave behind when their pods are gone."""
     subprocess.run(["ip", "link", "del", "bench0"], check=False, stderr=subprocess.DEVNULL)
-    for tool in ("iptables", "ip6tables"):
+    for family in ("ip", "ip6"):
         for table in ("nat", "filter"):
-            for option in ("-F", "-X"):
-                subprocess.run([tool, "-t", table, option], check=False, stderr=subprocess.DEVNULL)
+            subprocess.run(["nft", "delete", "table", family, table], check=False, stderr=subprocess.DEVNULL)
 
 
 def pause_archive():

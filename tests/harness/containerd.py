@@ -5,6 +5,7 @@
     containerd.stop()                               # pods have to be gone
 """
 
+import glob
 import json
 import os
 import shutil
@@ -77,3 +78,8 @@ class Containerd:
         self.process.wait(30)
         for folder in PRIVATE:
             subprocess.run(["umount", "-l", folder], check=False)
+        for folder in glob.glob("/sys/fs/cgroup/*/k8s.io"):  # empty by now; another containerd's is not
+            try:
+                os.rmdir(folder)
+            except OSError:
+                pass
