@@ -127,17 +127,6 @@ Task<std::optional<WallTime>> PodWorker::start_container(PodRun& run, PodRun::Co
     plan.sub_paths = std::move(made->sub_paths);
     plan.hosts = std::move(made->hosts);
   }
-  if (PodFiles::has_container_files(*run.wanted->pod, *container.spec)) {
-    auto work = [files = context_.files, pod = run.wanted, spec = container.spec, facts = plan.facts,
-                 volumes = *run.volumes, domain = context_.node.cluster_domain] {
-      return files.prepare_container(*pod, *spec, facts, volumes, domain);
-    };
-    auto working = context_.host.blocking(std::move(work));
-    Result<ContainerFiles> made = co_await std::move(working);
-    if (!made) co_return fail(run, container, "CreateContainerConfigError", made.status().message());
-    plan.sub_paths = std::move(made->sub_paths);
-    plan.hosts = std::move(made->hosts);
-  }
   cri::CreateContainerRequest create;
   create.set_pod_sandbox_id(run.sandbox_id);
   auto prepare = [path = termination_message_path(context_.files.folder(), run.uid, container.name, plan.attempt)] {
