@@ -20,7 +20,8 @@ namespace {
 constexpr char kSearchPath[] = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 constexpr char kReopenLog[] = "2 0 0\n";
 constexpr int kReopenPatience = 2000;  // milliseconds
-constexpr int kStartPatience = 2000;   // milliseconds
+// Milliseconds; long, because a container that finds its reader gone again dies of it. One that is dead is noticed at once.
+constexpr int kStartPatience = 30'000;
 
 /// The launcher's arguments up to and with the runtime's path.
 std::vector<std::string> launch_arguments(const Node& node, const std::string& cgroup, bool terminal) {

@@ -45,7 +45,7 @@ Result<std::optional<Exit>> read_exit(const Node& node, const std::string& id);
 void apply_exit(const Node& node, ContainerRecord& record, const Exit& exit);
 
 /// Lets the created container's program run, as the OCI runtime's own `start` does it, without another program. Blocks for no longer
-/// than the container's first process needs, at most 2 s. FAILED_PRECONDITION if that does not answer: then `start` has to do it, or tell why.
+/// than the container's first process needs, at most 30 s. FAILED_PRECONDITION if that does not answer: then `start` has to do it, or tell why.
 Status release_start(const Node& node, const ContainerRecord& record);
 
 /// Makes the monitor open the log again, and waits until the file is there. Blocks, at most 2 s.
