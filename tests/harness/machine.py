@@ -5,9 +5,11 @@
     left = Machine().difference(before)    # [] or one line for each thing
 """
 
+import glob
 import os
 import re
 import subprocess
+import tempfile
 import time
 
 import contained
@@ -87,11 +89,33 @@ class Machine:
         return os.path.isdir(folder)
 
 
+def _names_of_others():
+    """Names of files and folders of other test programs that run at this time: ids of their pods and containers are among them."""
+    found = set()
+    for root in glob.glob(os.path.join(tempfile.gettempdir(), "pintle-test-*-*")):
+        if root != contained.root():
+            for _, folders, names in os.walk(root):
+                found.update(folders, names)
+    return found
+
+
+def _is_of_others(line, names):
+    """A cgroup that is named for a pod or container of another test program's node, or for that node."""
+    ids = re.findall(r"(?<=[/-])(?:pod)?([0-9a-f][0-9a-f-]{11,}|node-\w+)(?=/|$)", line)
+    return any(one in names or one + ".json" in names for one in ids)
+
+
 def leftovers(before, settle=5.0):
-    """The difference that stays: what the kernel takes away in the background gets `settle` seconds."""
+    """The difference that stays: what the kernel takes away in the background gets `settle` seconds, and what was not there at one
+    time is somebody else's, who tests at the same time."""
     end = time.monotonic() + settle
+    found = None
     while True:
-        found = Machine().difference(before)
-        if not found or time.monotonic() > end:
-            return found
+        now = Machine().difference(before)
+        found = now if found is None else [line for line in now if line in found]
+        if not found:
+            return []
+        if time.monotonic() > end:
+            names = _names_of_others()
+            return [line for line in found if not (line.startswith("cgroup ") and _is_of_others(line, names))]
         time.sleep(0.1)
