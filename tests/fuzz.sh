@@ -42,6 +42,10 @@ seed() {
       tar -C "$work" -cf "$corpus/plain.tar" . && gzip -kf "$corpus/plain.tar" && tar -C "$work" --format=pax -cf "$corpus/pax.tar" .
       rm -rf "$work" ;;
     *reference*) printf 'registry.example:5000/team/image:1.2@sha256:%064d' 7 >"$corpus/full"; printf busybox >"$corpus/short" ;;
+    *http_request*)
+      printf '\x07GET /containerLogs/ns/pod/c?follow=true&tailLines=5 HTTP/1.1\r\nHost: node\r\n\r\n' >"$corpus/get"
+      printf '\x20POST /pods HTTP/1.1\r\nHost: node\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n' >"$corpus/chunked"
+      printf '\x01PUT /%%2f HTTP/1.0\r\nContent-Length: 2\r\n\r\nab' >"$corpus/length" ;;
     *range_file*) printf '{}' >"$corpus/empty" ;;
     *plugin_file* | *elf* | *note*)
       [ -z "$(find "$build/lib/pintle/plugins" -name '*.so' 2>/dev/null)" ] || cp "$build"/lib/pintle/plugins/*.so "$corpus/"
