@@ -5,6 +5,7 @@ import os
 import unittest
 
 import contained
+import pods
 from node import wait_for
 from pod_case import PodCase, inside, pod, shell, status_of
 
@@ -70,12 +71,24 @@ class Security(PodCase):
         self.assertIn("hostNetwork", self.refused(pod("bad", shell("one", SLEEP), hostNetwork=True, securityContext={
             "sysctls": [{"name": "net.ipv4.tcp_syncookies", "value": "1"}]})))
 
+    def image_with_people(self):
+        """An image in which user 1000 is a member of group 7000."""
+        files = {"bin/workload": os.path.join(self.node.build, "tests/harness/workload")}
+        for name, content in (("passwd", "ada:x:1000:2000:Ada:/:/bin/sh\n"), ("group", "staff:x:7000:ada,bob\nothers:x:7001:bob\n")):
+            files[f"etc/{name}"] = os.path.join(self.node.root, name)
+            with open(files[f"etc/{name}"], "w", encoding="ascii") as file:
+                file.write(content)
+        self.node.pintle("image", "load", pods.archive_of("pintle.local/test/people:latest", files, ["/bin/workload", "sleep"]))
+        return "pintle.local/test/people:latest"
+
     def test_supplementary_groups(self):
-        for policy in ("Merge", "Strict"):
-            _, container = self.run_pod(pod(f"groups-{policy.lower()}", shell("one", SLEEP, securityContext={"runAsUser": 1000, "runAsGroup": 2000}),
-                                            securityContext={"supplementalGroups": [3000, 4000], "fsGroup": 5000,
-                                                             "supplementalGroupsPolicy": policy}))
-            self.assertEqual(sorted(status_of(container.pid)["Groups"].split()), ["2000", "3000", "4000", "5000"])
+        image = self.image_with_people()
+        for policy, of_image in (("Merge", ["7000"]), ("Strict", [])):
+            context = {"supplementalGroups": [3000, 4000], "fsGroup": 5000, "supplementalGroupsPolicy": policy}
+            one = {**pods.container("one", "sleep"), "image": image, "securityContext": {"runAsUser": 1000, "runAsGroup": 2000}}
+            _, container = self.run_pod(pod(f"groups-{policy.lower()}", one, securityContext=context))
+            wait_for("its own process runs", lambda: os.readlink(f"/proc/{container.pid}/exe") == "/bin/workload")
+            self.assertEqual(sorted(status_of(container.pid)["Groups"].split()), ["2000", "3000", "4000", "5000", *of_image])
         self.assertIn("supplementalGroups", self.refused(pod("bad", shell("one", SLEEP), securityContext={"supplementalGroups": [-1]})))
 
     def test_seccomp_profiles_of_the_node(self):
