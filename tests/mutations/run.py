@@ -259,9 +259,9 @@ def passed(entry, case, text):
     """Whether one case of a run passed."""
     if is_python(entry):
         method = re.escape(case.rpartition(".")[2])
-        begun = re.search(rf"^{method} \(.*?\) \.\.\. ", text, flags=re.MULTILINE)
-        return bool(begun) and not re.search(rf"^(FAIL|ERROR): {method} ", text, flags=re.MULTILINE) and \
-            not re.search(rf"^{method} \(.*?\) \.\.\. skipped", text, flags=re.MULTILINE)
+        # The first line of a documentation string stands before the dots.
+        begun = re.search(rf"^{method} \(.*\)(\n.*)? \.\.\. (?!skipped)", text, flags=re.MULTILINE)
+        return bool(begun) and not re.search(rf"^(FAIL|ERROR): {method} ", text, flags=re.MULTILINE)
     return f"[       OK ] {case} " in text
 
 
