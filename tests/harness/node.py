@@ -106,7 +106,9 @@ class Node:
             "cri": {"config": {"socket": self.cri_socket}},
             "runtime-oci": {"config": {"launcher": os.path.join(self.build, "lib/pintle/pintle-oci-launch")}},
             "network-bridge": {"config": {"podCIDR": "10.213.0.0/24", "bridge": "pintle-test"}},
-            "node-agent": {"config": {"manifests": self.manifests, "logs": self.logs, "nodeAddress": "10.213.0.1"}},
+            # Cgroups are the machine's: their names tell whose they are (machine.py).
+            "node-agent": {"config": {"manifests": self.manifests, "logs": self.logs, "nodeAddress": "10.213.0.1",
+                                      "cgroupRoot": "/kubepods-" + os.path.basename(self.root)}},
         }
 
     # ---- What is installed ----

@@ -32,8 +32,8 @@ def cgroup_of(pid, controller="memory"):
 class Resources(PodCase):
     def prepare(self):
         super().prepare()
-        self.root = f"/kubepods-{os.getpid()}-{os.path.basename(self.node.root)}"
-        self.node.plugins["node-agent"]["config"].update(cgroupRoot=self.root, podPidsLimit=40)
+        self.root = self.node.plugins["node-agent"]["config"]["cgroupRoot"]
+        self.node.plugins["node-agent"]["config"].update(podPidsLimit=40)
 
     def test_classes_have_cgroups_with_their_limits(self):
         half = {"cpu": "500m", "memory": "64Mi"}
