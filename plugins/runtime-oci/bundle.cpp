@@ -1,6 +1,7 @@
 #include "plugins/runtime-oci/bundle.hpp"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
@@ -105,11 +106,12 @@ void kill_process(const ProcessIdentity& process) {
   if (handle.valid() && is_alive(process)) syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0);
 }
 
-/// The container that a monitor serves, from its command line; empty if it is not one of this instance.
-std::string container_of_monitor(const Node& node, int pid) {
+/// The container for which a monitor, the launcher or the OCI runtime runs: each has the bundle's folder on its command line. Empty
+/// if it is not one of this instance.
+std::string container_of_program(const Node& node, int pid) {
   auto text = files::read_file("/proc/" + std::to_string(pid) + "/cmdline", 1u << 16);
   if (!text) return {};
-  const std::string mark = std::string("-b") + '\0' + node.folders.containers + "/";
+  const std::string mark = std::string(1, '\0') + node.folders.containers + "/";
   const size_t at = text->find(mark);
   if (at == std::string::npos) return {};
   return text->substr(at + mark.size(), 64);
@@ -189,14 +191,38 @@ Result<Prepared> prepare(const Node& node, images::Store& store, const runtime::
   return prepared;
 }
 
-Status dismantle(const Node& node, images::Store& store, ContainerRecord record) {
-  std::string errors;
-  Code code = Code::ok;
-  const auto note = [&](const Status& status) {
+namespace {
+
+/// Several steps of which each is tried; the first one's code, and what all of them said.
+class Steps {
+ public:
+  void note(const Status& status) {
     if (status) return;
-    errors += (errors.empty() ? "" : "; ") + status.message();
-    if (code == Code::ok) code = status.code();
-  };
+    errors_ += (errors_.empty() ? "" : "; ") + status.message();
+    if (code_ == Code::ok) code_ = status.code();
+  }
+  bool are_done() const { return code_ == Code::ok; }
+  Status status(const std::string& what) const { return are_done() ? Status() : Status(code_, what + errors_); }
+
+ private:
+  std::string errors_;
+  Code code_ = Code::ok;
+};
+
+}  // namespace
+
+Status release_ended(const Node& node, const ContainerRecord& record) {
+  Steps steps;
+  if (!record.cgroup.empty() && node.cgroups.exists(record.cgroup)) {
+    steps.note(node.cgroups.kill(record.cgroup));
+    steps.note(node.cgroups.remove(record.cgroup, 5000));
+  }
+  steps.note(images::unmount_all(node.folders.container(record.id) + "/rootfs"));
+  return steps.status("");
+}
+
+Status dismantle(const Node& node, images::Store& store, ContainerRecord record) {
+  Steps steps;
   const std::string folder = node.folders.container(record.id);
 
   record.phase = Phase::removing;
@@ -204,19 +230,14 @@ Status dismantle(const Node& node, images::Store& store, ContainerRecord record)
     kill_process(record.monitor);
     kill_process(record.process);
   }
-  if (!record.cgroup.empty() && node.cgroups.exists(record.cgroup)) {
-    note(node.cgroups.kill(record.cgroup));
-    note(node.cgroups.remove(record.cgroup, 5000));
-  }
-  note(images::unmount_all(folder + "/rootfs"));
-  note(rename_to_trash(node, node.folders.oci + "/" + record.id));
+  steps.note(release_ended(node, record));
+  steps.note(rename_to_trash(node, node.folders.oci + "/" + record.id));
   if (unlink((node.folders.exits + "/" + record.id).c_str()) != 0 && errno != ENOENT)
-    note(status_from_errno(errno, "remove the exit file"));
-  note(store.release(record.id));
-  if (code == Code::ok) note(rename_to_trash(node, folder));
-  if (code == Code::ok) return {};
-  (void)save(node, record, false);
-  return Status(code, "remove container " + record.id + ": " + errors);
+    steps.note(status_from_errno(errno, "remove the exit file"));
+  steps.note(store.release(record.id));
+  if (steps.are_done()) steps.note(rename_to_trash(node, folder));
+  if (!steps.are_done()) (void)save(node, record, false);
+  return steps.status("remove container " + record.id + ": ");
 }
 
 Status empty_trash(const Node& node) {
@@ -290,14 +311,24 @@ Result<std::vector<Found>> look(const Node& node) {
   return all;
 }
 
-void kill_stray_monitors(const Node& node, const std::vector<std::string>& known) {
-  auto pids = node.cgroups.processes(node.monitors_cgroup());
-  if (!pids) return;
-  for (const pid_t pid : *pids) {
-    files::Descriptor handle(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-    const std::string id = container_of_monitor(node, pid);
-    if (!handle.valid() || id.empty() || std::find(known.begin(), known.end(), id) != known.end()) continue;
-    syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0);
+void end_stray_programs(const Node& node, const std::vector<std::string>& known) {
+  const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(5);
+  while (std::chrono::steady_clock::now() < until) {
+    auto pids = node.cgroups.processes(node.monitors_cgroup());
+    if (!pids) return;
+    std::vector<files::Descriptor> strays;
+    for (const pid_t pid : *pids) {
+      files::Descriptor handle(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+      const std::string id = container_of_program(node, pid);
+      if (!handle.valid() || id.empty() || std::find(known.begin(), known.end(), id) != known.end()) continue;
+      syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0);
+      strays.push_back(std::move(handle));
+    }
+    if (strays.empty()) return;
+    for (const files::Descriptor& stray : strays) {
+      pollfd ended{stray.get(), POLLIN, 0};
+      (void)poll(&ended, 1, 1000);
+    }
   }
 }
 

@@ -31,6 +31,10 @@ Result<Prepared> prepare(const Node& node, images::Store& store, const runtime::
 /// Writes the record. A durable one is synced.
 Status save(const Node& node, const ContainerRecord& record, bool durable);
 
+/// Gives back what only a running container needs: its cgroup, with whatever is left in it, and its mounted root. Goes on after an
+/// error and reports all; what has been given back already is no error.
+Status release_ended(const Node& node, const ContainerRecord& record);
+
 /// Kills whatever is left of the container and removes all that was made for it. Goes on after an error and reports all; then
 /// the record stays, in phase `removing`, so that it can be tried again. What is removed waits in the trash for `empty_trash`.
 Status dismantle(const Node& node, images::Store& store, ContainerRecord record);
@@ -52,8 +56,9 @@ Result<std::vector<Found>> look(const Node& node);
 /// Removes leases, exit files, runtime states and monitors that belong to no container in `known`.
 Status sweep(const Node& node, images::Store& store, const std::vector<std::string>& known);
 
-/// Sends SIGKILL to monitors of this instance's containers that are not in `known`.
-void kill_stray_monitors(const Node& node, const std::vector<std::string>& known);
+/// Kills monitors of this instance's containers that are not in `known`, and what they run to create them, and waits until these have
+/// ended (at most 5 s): an OCI runtime that is halfway through would make again what is being removed. Blocks.
+void end_stray_programs(const Node& node, const std::vector<std::string>& known);
 
 /// When no container is left: takes away the cgroups above them, unless others use them. Waits a quarter of a second at most for
 /// monitors that are ending.

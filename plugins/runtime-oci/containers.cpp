@@ -25,6 +25,8 @@ namespace {
 constexpr std::chrono::nanoseconds kCreatePatience = 110s;  // below what clients wait for a container
 constexpr std::chrono::nanoseconds kEndPatience = 10s;      // after SIGKILL
 constexpr std::chrono::nanoseconds kUsageAge = 10s;
+// Most ended containers are removed at once, which releases them as well.
+constexpr std::chrono::nanoseconds kReleaseDelay = 2s;
 
 UniqueFd open_pidfd(int pid) { return UniqueFd(static_cast<int>(syscall(SYS_pidfd_open, pid, 0))); }
 
@@ -53,6 +55,7 @@ struct Containers::Entry {
   std::shared_ptr<Moment> monitor_ended;  ///< or there is none
   UniqueFd monitor_fd, process_fd;
   Watch monitor_watch, process_watch;
+  Timer release_timer;
   bool gone = false;  ///< removed while somebody waited for it
   // The last statistics, from which the next are computed.
   cgroup::Stats last;
@@ -109,6 +112,7 @@ void Containers::forget(const EntryPointer& entry) {
   entry->gone = true;
   entry->monitor_watch = {};
   entry->process_watch = {};
+  entry->release_timer = {};
   entries_.erase(entry->record.id);
   count_.set(static_cast<double>(entries_.size()));
   if (retiring_ && entries_.empty()) host_.retired();
@@ -407,6 +411,25 @@ Task<void> Containers::settle(EntryPointer entry, bool monitor_ended) {
   if (entry->record.out_of_memory) out_of_memory_.add();
   entry->ended->set();
   publish(*entry);
+  release_later(entry);
+}
+
+void Containers::release_later(const EntryPointer& entry) {
+  const std::weak_ptr<Entry> weak = entry;
+  entry->release_timer = host_.timer(kReleaseDelay, [this, weak] {
+    if (const EntryPointer strong = weak.lock()) host_.detach(release(strong));
+  });
+}
+
+Task<void> Containers::release(EntryPointer entry) {
+  Turnstile::Pass pass = co_await entry->turnstile.enter();
+  if (entry->gone) co_return;
+  const auto work = [node = node_, record = entry->record] { return release_ended(*node, record); };
+  Task<Status> releasing = host_.blocking(work);
+  const Status status = co_await std::move(releasing);
+  if (!status)
+    host_.warn("an ended container keeps what it no longer needs until it is removed",
+               {{"container", entry->record.id}, {"error", status.message()}});
 }
 
 Result<runtime::v1::SignalContainerResponse> Containers::signal(const std::string& id, int number) {
@@ -492,7 +515,7 @@ Task<Status> Containers::recover() {
     for (const Found& found : *all) {
       if (found.keep) known.push_back(found.record.id);
     }
-    kill_stray_monitors(*node, known);
+    end_stray_programs(*node, known);
     for (Found& found : *all) {
       if (found.keep) {
         // Leases are not synced: after a power loss they are made again. An image that is gone meanwhile is no reason to lose the rest.
@@ -522,6 +545,7 @@ Task<Status> Containers::recover() {
     if (entry->record.phase != Phase::created && entry->record.phase != Phase::started) {
       entry->monitor_ended->set();
       entry->ended->set();
+      release_later(entry);
       continue;
     }
     entry->monitor_fd = open_pidfd(entry->record.monitor.pid);

@@ -69,6 +69,8 @@ class Containers {
   void watch_monitor(const EntryPointer& entry);
   void watch_process(const EntryPointer& entry);
   Task<void> settle(EntryPointer entry, bool monitor_ended);
+  void release_later(const EntryPointer& entry);
+  Task<void> release(EntryPointer entry);
   Task<Status> dismantle_entry(EntryPointer entry);
   void forget(const EntryPointer& entry);
   void publish(const Entry& entry);

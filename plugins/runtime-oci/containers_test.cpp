@@ -469,8 +469,10 @@ TEST_P(ContainersTest, WhatCannotRunIsRefusedAndLeavesNothing) {
   EXPECT_EQ(slurp("/proc/self/mountinfo").find(ground_->path), std::string::npos);
   EXPECT_TRUE(std::filesystem::is_empty(ground_->path + "/state-runtime-oci@1/containers"));
   EXPECT_TRUE(std::filesystem::is_empty(ground_->path + "/shared/images/leases"));
-  auto stray = layout_.processes(ground_->cgroup);
-  EXPECT_TRUE(!stray || stray->empty());
+  EXPECT_TRUE(eventually([&] {
+    auto stray = layout_.processes(ground_->cgroup);
+    return !stray || stray->empty();
+  }));
 }
 
 TEST_P(ContainersTest, MemoryThatRunsOutIsTold) {
@@ -570,6 +572,24 @@ TEST_P(ContainersTest, AnEndWhileNobodyWatchedIsFound) {
   EXPECT_EQ(lines_of(log_of(id)), std::vector<std::string>{"bye"});
 }
 
+TEST_P(ContainersTest, AnEndedContainerGivesItsCgroupAndMountsBack) {
+  const auto is_mounted = [this](const std::string& id) {
+    auto mounts = files::read_file("/proc/self/mountinfo", 4u << 20);
+    return !mounts ||
+           mounts->find(ground_->path + "/state-runtime-oci@1/containers/" + id + "/rootfs") != std::string::npos;
+  };
+  const std::string watched = run("exec sleep 1000"), unwatched = run("exec sleep 1000");
+  ASSERT_TRUE(layout_.exists(ground_->cgroup + "/" + watched) && is_mounted(watched));
+  ASSERT_TRUE(send_signal(watched, SIGKILL).is_ok());
+  EXPECT_TRUE(eventually([&] { return !layout_.exists(ground_->cgroup + "/" + watched) && !is_mounted(watched); }));
+  EXPECT_EQ(about(watched).exit_code(), 137);
+  const int pid = about(unwatched).pid();
+  finish();
+  ::kill(pid, SIGKILL);
+  begin();
+  EXPECT_TRUE(eventually([&] { return !layout_.exists(ground_->cgroup + "/" + unwatched) && !is_mounted(unwatched); }));
+}
+
 TEST_P(ContainersTest, AMonitorThatIsKilledIsNoticed) {
   const std::string id = run("exec sleep 1000");
   const Container before = about(id);
@@ -645,7 +665,6 @@ TEST_P(ContainersTest, HalfMadeContainersAreRemovedAtTheNextStart) {
       EXPECT_EQ(container.state(), CONTAINER_STATE_CREATED);
       EXPECT_TRUE(remove(container.id()).is_ok());
     }
-    auto stray = layout_.processes(ground_->cgroup);
     EXPECT_TRUE(eventually(
         [&] {
           auto now_there = layout_.processes(ground_->cgroup);
