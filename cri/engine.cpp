@@ -20,6 +20,8 @@ constexpr std::chrono::nanoseconds kLongestRetry = 10s;
 constexpr std::chrono::nanoseconds kJanitorFirst = 1s;
 constexpr std::chrono::nanoseconds kJanitorLongest = 60s;
 constexpr std::chrono::nanoseconds kJanitorIdle = 24h;
+constexpr std::chrono::nanoseconds kHealthAfterTrouble = 2s;
+constexpr std::chrono::nanoseconds kHealthIdle = 30s;
 constexpr std::chrono::nanoseconds kStopTimeout = 5s;
 
 /// The pins of a sandbox that have vanished: their kind and inode.
@@ -77,6 +79,23 @@ Status remove_strays(const Engine::Settings& settings, const std::set<std::strin
     if (!known.contains(id)) failures.note(end_process_namespace(settings.process_root, id));
   }
   return failures.status();
+}
+
+/// What networks hold of sandboxes that nobody knows any more, also where they themselves have forgotten it. Only while no pod can be
+/// made: what begins meanwhile would count as garbage.
+Task<void> collect_garbage(Host& host, std::vector<Binding> networks, std::vector<std::string> attached) {
+  for (const Binding& binding : networks) {
+    const NetworkStub network(host, binding);
+    network_api::CollectRequest request;
+    for (const std::string& id : attached) request.add_sandbox_ids(id);
+    CallOptions options;
+    options.timeout = kAskTimeout;
+    auto collecting = network.Collect(request, std::move(options));
+    const Result<network_api::CollectResponse> collected = co_await collecting;
+    if (!collected && collected.status().code() != Code::unimplemented)
+      host.warn("a pod network could not collect garbage",
+                {{"network", binding.key}, {"why", collected.status().message()}});
+  }
 }
 
 }  // namespace
@@ -156,6 +175,12 @@ Task<Status> Engine::start() {
   if (Status compared = co_await std::move(comparing); !compared) {
     host_.warn("a pod network did not tell what it holds; it is asked again", {{"why", compared.message()}});
   }
+  std::vector<std::string> attached;
+  sandbox_index_.for_each([&](const Sandbox& sandbox) {
+    if (!sandbox.record.detached()) attached.push_back(sandbox.record.id());
+  });
+  Task<void> collecting = collect_garbage(host_, providers_.networks(), std::move(attached));
+  co_await std::move(collecting);
   const auto took = std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begun);
   const std::string sandboxes = std::to_string(sandbox_index_.size());
   const std::string containers = std::to_string(container_index_.size());
@@ -163,6 +188,7 @@ Task<Status> Engine::start() {
   if (sandbox_index_.size() > 0)
     host_.info("adopted", {{"sandboxes", sandboxes}, {"containers", containers}, {"microseconds", microseconds}});
   background("finish what was left undone", janitor());
+  background("look after the node's health", watch_health());
   co_return Status::ok();
 }
 
@@ -489,7 +515,20 @@ Task<Engine::Health> Engine::health() {
   }
   host_.condition("RuntimeReady", health.runtime_ready, health.runtime_reason, health.runtime_message);
   host_.condition("NetworkReady", health.network_ready, health.network_reason, health.network_message);
+  is_healthy_ = health.runtime_ready && health.network_ready;
   co_return health;
+}
+
+/// Not every node has a client that asks for its status: without one, a network that has recovered would stay unready for ever.
+Task<Status> Engine::watch_health() {
+  while (!stopping_) {
+    Task<bool> pausing = stop_notification_.wait(is_healthy_ ? kHealthIdle : kHealthAfterTrouble);
+    (void)co_await std::move(pausing);
+    if (stopping_) break;
+    Task<Health> asking = health();
+    (void)co_await std::move(asking);
+  }
+  co_return Status::ok();
 }
 
 // ---- The janitor --------------------------------------------------------------------------------------------------

@@ -247,6 +247,7 @@ class Engine {
   Task<Status> recover_sandboxes();
   Task<Status> finish_removals();
   Task<Status> janitor();
+  Task<Status> watch_health();
   Task<void> run_background(std::string what, Task<Status> task);
 
   Host& host_;
@@ -267,6 +268,7 @@ class Engine {
   size_t background_count_ = 0;
   bool networks_compared_ = false;
   bool janitor_wanted_ = false;
+  bool is_healthy_ = false;
   bool started_ = false;
   bool stopping_ = false;
 };

@@ -8,10 +8,24 @@ import unittest
 import contained
 import pods
 from host_ports_test import echo, serving
-from node import NodeTest, wait_for
+from admin import AdminError
+from node import NETWORK, NodeTest, wait_for
 
 PLUGINS = "/usr/lib/cni"
 GATEWAY = "10.214.0.1"
+# A plugin of the newest version, which Debian's are not: it writes down what it is told, and fails if a file says so.
+RECORDER = """#!/usr/bin/python3
+import json, os, sys
+command = os.environ["CNI_COMMAND"]
+with open(sys.argv[0] + ".told", "a") as file:
+    print(json.dumps({"command": command, "container": os.environ.get("CNI_CONTAINERID", ""), "config": json.load(sys.stdin)}), file=file)
+if os.path.exists(sys.argv[0] + ".fails-" + command):
+    print(json.dumps({"cniVersion": "1.1.0", "code": 50, "msg": "not today"}))
+    sys.exit(1)
+if command == "ADD":
+    print(json.dumps({"cniVersion": "1.1.0", "interfaces": [{"name": "eth0", "sandbox": os.environ["CNI_NETNS"]}],
+                      "ips": [{"address": "10.214.0.77/24", "interface": 0}], "odd": "kept"}))
+"""
 
 
 @unittest.skipUnless(os.path.exists(f"{PLUGINS}/bridge"), "needs Debian's containernetworking-plugins")
@@ -92,6 +106,55 @@ class ForeignCni(NodeTest):
         self.assertTrue(self.node.pods()["one"].is_running())
         self.write("20-pods.conflist", self.network())
         self.node.wait_for_pods(2)
+
+    def told(self, command):
+        """What the recorder was told with that command: (container, configuration) of each."""
+        path = os.path.join(self.programs, "recorder.told")
+        if not os.path.exists(path):
+            return []
+        with open(path, encoding="utf-8") as file:
+            told = [json.loads(line) for line in file]
+        return [(one["container"], one["config"]) for one in told if one["command"] == command]
+
+    def test_every_command_reaches_the_plugins(self):
+        recorder = os.path.join(self.programs, "recorder")
+        with open(recorder, "w", encoding="utf-8") as file:
+            file.write(RECORDER)
+        os.chmod(recorder, 0o755)
+        self.write("20-pods.conflist", {"cniVersion": "1.1.0", "name": "pods", "plugins": [{"type": "recorder", "key": "value"}]})
+        self.node.drop(pods.pod("told", pods.container("one", "sleep")))
+        pod = self.node.wait_for_pods(1)["told"]
+        self.assertEqual(pod.addresses, ["10.214.0.77"])
+        (container, config), = self.told("ADD")
+        self.assertEqual((container, config["name"], config["cniVersion"], config["key"]), (pod.sandbox, "pods", "1.1.0", "value"))
+        self.assertNotIn("prevResult", config)
+
+        self.node.admin.call(NETWORK, 4, {1: pod.sandbox})
+        (container, config), = self.told("CHECK")
+        self.assertEqual((container, config["prevResult"]["odd"]), (pod.sandbox, "kept"), "with what only the plugin understands")
+        open(recorder + ".fails-CHECK", "w", encoding="ascii").close()
+        with self.assertRaisesRegex(AdminError, "CNI plugin recorder, CHECK: not today"):
+            self.node.admin.call(NETWORK, 4, {1: pod.sandbox})
+
+        self.node.kill()
+        open(recorder + ".fails-STATUS", "w", encoding="ascii").close()
+        collected = len(self.told("GC"))
+        self.node.launch()
+        wait_for("the network says that it is not ready", lambda: "CNI plugin recorder, STATUS: not today" in json.dumps(
+            self.node.plugin("network-cni")), 20)
+        os.unlink(recorder + ".fails-STATUS")
+        self.node.wait_ready()
+        wait_for("it is ready again", lambda: "not today" not in json.dumps(self.node.plugin("network-cni")), 20)
+        wait_for("garbage is collected", lambda: len(self.told("GC")) > collected, 20)
+        self.assertEqual(self.told("GC")[-1][1]["cni.dev/valid-attachments"], [{"containerID": pod.sandbox, "ifname": "eth0"}])
+        self.assertEqual(self.node.wait_for_pods(1)["told"].sandbox, pod.sandbox)
+
+        self.node.take("told")
+        self.node.wait_for_none()
+        (container, config), = self.told("DEL")
+        self.assertEqual((container, config["prevResult"]["odd"]), (pod.sandbox, "kept"))
+        left = [name for folder, _, names in os.walk(self.node.state) if folder.endswith("/attachments") for name in names]
+        self.assertEqual(left, [], "the cache forgets what is gone")
 
     def program(self, script):
         path = os.path.join(self.programs, "odd")
