@@ -51,15 +51,18 @@ class InitContainers(NodeTest):
         self.assertIn("Init:0/2", seen)
 
     def test_failing_init_container_holds_the_pod_back(self):
-        script = "[ -e /shared/tried ] && exit 0; echo > /shared/tried; exit 3"
-        self.node.drop(with_init(pods.pod("again", shell("main", "exec sleep 1000")), shell("setup", script)))
-        pod = wait_for("again runs", lambda: (p := self.node.pods().get("again")) and p.is_running() and p, 20)
-        self.assertEqual(pod.restarts, 1)
-        self.node.drop(with_init(pods.pod("never", pods.container("main", "sleep"), restart="Never"), shell("setup", "exit 3"),
-                                 shell("later", "echo later >> /shared/order")))
+        # The first restart comes at once, the second one after a while: in that time the next container must not begin.
+        script = "echo setup >> /shared/order; [ $(wc -l < /shared/order) -ge 3 ] || exit 3"
+        self.node.drop(with_init(pods.pod("again", shell("main", "echo main >> /shared/order; exec sleep 1000")), shell("setup", script)))
+        self.node.drop(with_init(pods.pod("never", pods.container("main", "sleep"), restart="Never"),
+                                 shell("setup", "echo setup >> /shared/order; exit 3"), shell("later", "echo later >> /shared/order")))
         wait_for("never has failed", lambda: (p := self.node.pods().get("never")) and p.phase == "Failed", 20)
+        wait_for("never is over", lambda: not self.node.pods()["never"].sandbox, 20)
         self.assertEqual(self.node.pods()["never"].message, "Init:Error")
-        self.assertEqual(self.lines("never"), [])
+        self.assertEqual(self.lines("never"), ["setup"])
+        pod = wait_for("again runs", lambda: (p := self.node.pods().get("again")) and p.is_running() and p, 40)
+        self.assertEqual(pod.restarts, 2)
+        self.assertEqual(self.lines("again"), ["setup", "setup", "setup", "main"])
 
     def test_sidecars_outlast_the_others_and_do_not_count(self):
         sidecar = "echo {0} >> /shared/order; trap 'echo {0}-ends >> /shared/order; exit 0' TERM; while :; do sleep 0.05; done"

@@ -58,6 +58,8 @@ class Pods(NodeTest):
     def test_restart_policies(self):
         self.node.drop(pods.pod("done", pods.container("one", "exit", 0), restart="Never"))
         self.node.drop(pods.pod("failed", pods.container("one", "exit", 3), restart="Never"))
+        self.node.drop(pods.pod("enough", pods.container("one", "exit", 0), restart="OnFailure"))
+        self.node.drop(pods.pod("retried", pods.container("one", "exit", 4), restart="OnFailure"))
         self.node.drop(pods.pod("again", pods.container("one", "exit", 1), restart="Always"))
 
         def in_phase(name, phase):
@@ -65,6 +67,11 @@ class Pods(NodeTest):
             return pod is not None and pod.phase == phase
         wait_for("done has succeeded", lambda: in_phase("done", "Succeeded"), 20)
         wait_for("failed has failed", lambda: in_phase("failed", "Failed"), 20)
+        wait_for("enough has succeeded", lambda: in_phase("enough", "Succeeded"), 20)
+        for name in ("done", "failed", "enough"):
+            wait_for(f"{name} is over", lambda name=name: not self.node.pods()[name].sandbox, 20)
+            self.assertEqual(self.node.pods()[name].restarts, 0, name)
+        wait_for("retried is tried again", lambda: self.node.pods()["retried"].restarts >= 1, 20)
 
         def waits():
             pod = self.node.pods().get("again")

@@ -70,6 +70,10 @@ class ManifestUrl(NodeTest):
         self.node.start()
         wait_for("it is asked by the next daemon", lambda: Fleet.asked > asked + 5)
         self.assertEqual(self.identities(), before)
+        lost = next(one for one in self.node.containers().values() if one.sandbox == self.node.pods()["a"].sandbox)
+        os.kill(lost.pid, 9)
+        wait_for("a pod of a server that fails is still looked after", lambda: self.node.pods()["a"].restarts == 1 and self.node.pods()["a"].is_running(), 20)
+        before = self.identities()
         Fleet.status, Fleet.body, Fleet.etag = 200, '{"kind": "Pod", "apiVersion": "v1", "metadata": {"name": "a"}, "spec": {"containrs": []}}', "broken"
         wait_for("the mistake is told", lambda: "did you mean containers" in self.node.log_tail())
         self.assertEqual(self.identities(), before)
