@@ -769,7 +769,7 @@ bool FakeNode::turn(Clock::time_point until) {
   for (const auto& [id, active] : calls_) {
     if (active->deadline <= now && !active->completed) {
       FakeInstance* provider = active->provider;
-      turns_.push_back([this, provider, call_id = id] {
+      turns_.push_back([provider, call_id = id] {
         if (provider->object_) provider->table_->cancelled(provider->object_, call_id);
       });
       finish(id, PINTLE_DEADLINE_EXCEEDED, "the deadline has passed", nullptr);
