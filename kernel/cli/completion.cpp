@@ -110,7 +110,11 @@ const CLI::Option* find_option(const CLI::App& app, const std::string& word) {
 
 bool takes_value(const CLI::Option& option) { return option.get_items_expected_max() > 0; }
 
-std::vector<Candidate> words_of(std::initializer_list<const char*> words) { return {words.begin(), words.end()}; }
+std::vector<Candidate> words_of(std::initializer_list<const char*> words) {
+  std::vector<Candidate> candidates;
+  for (const char* word : words) candidates.push_back({word, {}});
+  return candidates;
+}
 
 std::vector<Candidate> plugins(Context& context) {
   std::vector<Candidate> candidates;
