@@ -7,10 +7,7 @@ import unittest
 import contained
 import pods
 from node import NodeTest, wait_for
-
-
-def shell(name, script, **fields):
-    return {**pods.container(name), "command": ["/bin/sh", "-c", script], "args": [], **fields}
+from pod_case import shell
 
 
 def with_init(pod, *init):

@@ -9,42 +9,11 @@ import unittest
 import contained
 import pods
 import processes
-from node import NodeTest, wait_for
+from node import wait_for
+from pod_case import PodCase, shell, status_of
 
 
-def shell(name, script, **fields):
-    """A container that runs a script of /bin/sh."""
-    return {**pods.container(name), "command": ["/bin/sh", "-c", script], "args": [], **fields}
-
-
-def status_of(pid):
-    with open(f"/proc/{pid}/status", encoding="utf-8") as file:
-        return dict(line.rstrip("\n").split(":\t", 1) for line in file if ":\t" in line)
-
-
-class Pods(NodeTest):
-    def run_pod(self, pod):
-        """Drops a manifest and waits until the pod runs; the pod and its only container."""
-        self.node.drop(pod)
-        name = pod["metadata"]["name"]
-
-        def running():
-            found = self.node.pods().get(name)
-            return found if found and found.is_running() else None
-        found = wait_for(f"{name} runs", running, 20)
-        containers = [container for container in self.node.containers().values() if container.sandbox == found.sandbox]
-        return found, containers[0]
-
-    def log_lines(self, pod, container="one", attempt=0):
-        path = os.path.join(self.node.log_folder(pod, container), f"{attempt}.log")
-        if not os.path.exists(path):
-            return []
-        with open(path, encoding="utf-8") as file:
-            return [line.split(" ", 3)[3].rstrip("\n") for line in file]
-
-    def wait_for_lines(self, pod, count, **where):
-        return wait_for(f"{count} lines of log", lambda: len(self.log_lines(pod, **where)) >= count and self.log_lines(pod, **where))
-
+class Pods(PodCase):
     def test_variables_and_commands(self):
         container = shell("one", "echo $GREETING $IP; echo \"$0\" \"$1\"; pwd; exec sleep 1000", workingDir="/tmp", env=[
             {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},

@@ -14,10 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import contained
 import pods
 from node import NodeTest, wait_for
-
-
-def shell(name, script, **fields):
-    return {**pods.container(name), "command": ["/bin/sh", "-c", script], "args": [], **fields}
+from pod_case import shell
 
 
 def often(failures=2, **handler):
@@ -151,10 +148,11 @@ class Probes(NodeTest):
     def test_tcp_and_startup(self):
         serve_late = shell("one", "sleep 2; exec /bin/workload serve 8080", ports=[{"name": "line", "containerPort": 8080}],
                            startupProbe=often(20, tcpSocket={"port": "line"}), livenessProbe=often(1, tcpSocket={"port": 8080}))
-        self.node.drop(pods.pod("late", serve_late))
+        self.node.drop(pods.pod("late", serve_late, grace=0))
         wait_for("late runs, not started", lambda: (p := self.pod("late")) and p.phase == "Running" and p.ready == 0 and p, 20)
         pod = self.wait_running("late")
         self.assertEqual(pod.restarts, 0, "liveness waits for the startup probe")
+        self.assertNotIn("Liveness probe failed", self.node.log_tail(200))
         never = shell("one", "exec sleep 1000", startupProbe={**often(2, tcpSocket={"port": 9}), "terminationGracePeriodSeconds": 1})
         self.node.drop(pods.pod("never", never, grace=60, restart="Never"))
         begun = time.monotonic()

@@ -158,6 +158,22 @@ class Pulls(NodeTest):
         self.assertEqual(len(lines), 1, done.stderr)
         return done.returncode, lines[0]
 
+    def pull_cut_ten_times(self, mebibytes, timeout):
+        """A layer of so many random bytes comes whole through a proxy that cuts its transfer ten times, in little memory."""
+        registry = self.start(servers.Registry(self.folder("registry")))
+        size = big_layout(self.folder("big"), mebibytes * MEBIBYTE)
+        self.skopeo("--preserve-digests", "oci:" + self.folder("big") + ":big", f"docker://{registry.name}/test/big:1")
+        shutil.rmtree(self.folder("big"))
+        proxy = self.start(servers.CuttingProxy(registry.port, size // 11, 10))
+        before = self.memory()
+        begun = time.monotonic()
+        self.pull(f"{proxy.name}/test/big:1", timeout=timeout)
+        took, peak = time.monotonic() - begun, self.peak_memory()
+        print(f"{mebibytes} MiB cut {proxy.done} times: {took:.1f} s, peak memory of pintled {peak:.0f} MiB ({before:.0f} before)", flush=True)
+        self.assertEqual(proxy.done, 10)
+        self.assertLess(peak, 64)
+        self.assertEqual(self.partials(), {})
+
     def run_crictl(self, *arguments):
         endpoint = "unix://" + self.node.cri_socket
         return subprocess.run([CRICTL, "--timeout", "60s", "--runtime-endpoint", endpoint, "--image-endpoint", endpoint, *arguments],
@@ -606,18 +622,7 @@ class FromRegistries(Pulls):
         self.node.start()
 
     def test_forty_megabytes_cut_ten_times(self):
-        registry = self.registry("cut")
-        size = big_layout(self.folder("big"), 40 * MEBIBYTE)
-        self.skopeo("--preserve-digests", "oci:" + self.folder("big") + ":big", f"docker://{registry.name}/test/big:1")
-        proxy = self.start(servers.CuttingProxy(registry.port, size // 11, 10))
-        before = self.memory()
-        begun = time.monotonic()
-        self.pull(f"{proxy.name}/test/big:1", timeout=120)
-        took, peak = time.monotonic() - begun, self.peak_memory()
-        print(f"40 MiB cut {proxy.done} times: {took:.1f} s, peak memory of pintled {peak:.0f} MiB ({before:.0f} before)", flush=True)
-        self.assertEqual(proxy.done, 10)
-        self.assertLess(peak, 64)
-        self.assertEqual(self.partials(), {})
+        self.pull_cut_ten_times(40, 120)
 
     @staticmethod
     def drawn_until(terminal, pattern, limit=20):
@@ -766,19 +771,7 @@ class PodsFromRegistries(Pulls):
 @unittest.skipUnless(HAS_TOOLS, "docker-registry and skopeo are needed: packaging/dependencies.sh test")
 class BigPull(Pulls):
     def test_a_gigabyte_cut_ten_times(self):
-        registry = self.start(servers.Registry(self.folder("registry")))
-        size = big_layout(self.folder("big"), 1024 * MEBIBYTE)
-        self.skopeo("--preserve-digests", "oci:" + self.folder("big") + ":big", f"docker://{registry.name}/test/big:1")
-        shutil.rmtree(self.folder("big"))
-        proxy = self.start(servers.CuttingProxy(registry.port, size // 11, 10))
-        before = self.memory()
-        begun = time.monotonic()
-        self.pull(f"{proxy.name}/test/big:1", timeout=600)
-        took, peak = time.monotonic() - begun, self.peak_memory()
-        print(f"1 GiB cut {proxy.done} times: {took:.1f} s, peak memory of pintled {peak:.0f} MiB ({before:.0f} before)", flush=True)
-        self.assertEqual(proxy.done, 10)
-        self.assertLess(peak, 64)
-        self.assertEqual(self.partials(), {})
+        self.pull_cut_ten_times(1024, 600)
 
 
 if __name__ == "__main__":
