@@ -2,13 +2,30 @@
 
 import json
 import os
+import socket
+import threading
 import time
 import unittest
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import contained
 import pods
 from node import NodeTest, wait_for
 from pod_case import shell
+
+
+class Asked(BaseHTTPRequestHandler):
+    """Writes down what it is asked, and refuses what nobody answers well."""
+    paths = []
+
+    def do_GET(self):
+        Asked.paths.append(self.path)
+        self.send_response(500)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
 
 
 def hook(script):
@@ -72,6 +89,33 @@ class Lifecycle(NodeTest):
         self.assertGreater(took, 1.8)
         self.assertLess(took, 12)
         self.assertEqual(words(order), ["hook", "term"])
+
+    def test_hooks_over_the_network(self):
+        server = ThreadingHTTPServer(("127.0.0.1", 0), Asked)
+        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        listener = socket.create_server(("127.0.0.1", 0))
+        try:
+            def ask(path):
+                return {"httpGet": {"host": "127.0.0.1", "port": server.server_address[1], "path": path}}
+            one = shell("one", "exec sleep 1000", lifecycle={"postStart": ask("/begins"), "preStop": ask("/ends")})
+            two = shell("two", "exec sleep 1000", lifecycle={"preStop": {"tcpSocket": {"host": "127.0.0.1", "port": listener.getsockname()[1]}}})
+            self.node.drop(pods.pod("asking", one, two, grace=5))
+            self.wait_running("asking")
+            # What is answered does not matter to a hook, only that something is.
+            self.assertEqual(Asked.paths, ["/begins"])
+            self.assertEqual(self.pod("asking").restarts, 0)
+            self.node.take("asking")
+            wait_for("asking has gone", lambda: self.pod("asking") is None, 30)
+            self.assertEqual(Asked.paths, ["/begins", "/ends"])
+            listener.settimeout(1)
+            listener.accept()[0].close()
+            self.assertNotIn("PreStopHook failed", self.node.log_tail(200))
+            self.node.drop(pods.pod("unheard", shell("one", "exec sleep 1000", lifecycle={"postStart": {"httpGet": {"host": "127.0.0.1", "port": 9}}}), grace=0))
+            wait_for("nobody answers", lambda: "PostStartHook failed" in self.node.log_tail(), 20)
+        finally:
+            listener.close()
+            server.shutdown()
+            server.server_close()
 
     def test_sleep_hook(self):
         pod, order = with_folder(pods.pod("slow", shell("one", "trap 'echo term >> /shared/order; exit 0' TERM; while :; do sleep 0.05; done",
