@@ -8,6 +8,7 @@
 
 #include "cri/failures.hpp"
 #include "cri/sandboxes.hpp"
+#include "cri/user_namespaces.hpp"
 #include "sdk/support/files/files.hpp"
 
 namespace pintle::cri {
@@ -101,6 +102,12 @@ Status check_container_config(const api::ContainerConfig& config, const api::Pod
     }
   }
   const api::LinuxContainerSecurityContext& context = config.linux().security_context();
+  const Result<IdRange> ids = id_range_of(context.namespace_options());
+  if (!ids) return ids.status();
+  const Result<IdRange> pods = id_range_of(pod.linux().security_context().namespace_options());
+  if (pods && (ids->host_id != pods->host_id || ids->length != pods->length)) {
+    return invalid_argument("namespace_options.userns_options must be the same as the pod sandbox' own");
+  }
   if (context.has_run_as_group() && !context.has_run_as_user() && context.run_as_username().empty()) {
     return invalid_argument("security_context.run_as_group needs run_as_user or run_as_username beside it");
   }

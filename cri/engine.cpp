@@ -39,6 +39,7 @@ std::vector<Lost> lost_pins(const SandboxRecord& record, const std::string& proc
   look("ipc", record.ipc_namespace(), record.ipc_inode());
   look("uts", record.uts_namespace(), record.uts_inode());
   look("pid", record.pid_namespace(), record.pid_inode());
+  look("user", record.user_namespace(), record.user_inode());
   // A pinned process namespace takes no process any more once its first one has ended.
   const bool has_ended = !record.pid_namespace().empty() && !has_process_namespace(process_root, record.id());
   if (has_ended) lost.push_back({"pid", record.pid_namespace(), 0});

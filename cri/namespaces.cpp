@@ -36,7 +36,7 @@ uint64_t inode_of(const std::string& path) {
   return ::stat(path.c_str(), &info) == 0 ? info.st_ino : 0;
 }
 
-Status bind(const std::string& source, const std::string& target) {
+Status bind_file(const std::string& source, const std::string& target) {
   UniqueFd file(::open(target.c_str(), O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0400));
   if (!file) return status_from_errno(errno, "make " + target);
   if (::mount(source.c_str(), target.c_str(), nullptr, MS_BIND, nullptr) != 0) {
@@ -81,11 +81,34 @@ Status bring_loopback_up() {
   return Status::ok();
 }
 
+Status write_sysctls(const NamespaceRequest& request) {
+  for (const auto& [name, value] : request.sysctls) {
+    Status written = write_sysctl(name, value);
+    if (written.code() == Code::permission_denied && request.ids.is_mapped()) {
+      // Those of IPC are closed to root of the node, who is a stranger to a namespace of other users.
+      const ActingAs acting(request.ids.host_id);
+      written = write_sysctl(name, value);
+    }
+    if (!written) return written;
+  }
+  return Status::ok();
+}
+
 /// Runs on the thread that ends afterwards.
 Status unshare_and_pin(const NamespaceRequest& request, Namespaces& made) {
   const int flags =
       (request.network ? CLONE_NEWNET : 0) | (request.ipc ? CLONE_NEWIPC : 0) | (request.uts ? CLONE_NEWUTS : 0);
-  if (flags != 0 && ::unshare(flags) != 0) return status_from_errno(errno, "unshare the pod's namespaces");
+  if (request.ids.is_mapped()) {
+    const Result<NamespaceHolder> holder = NamespaceHolder::make(request.ids, flags);
+    if (!holder) return holder.status();
+    if (Status entered = holder->enter(flags); !entered) return entered;
+    const std::string source = "/proc/" + std::to_string(holder->pid()) + "/ns/user";
+    made.user = request.folder + "/user";
+    made.user_inode = inode_of(source);
+    if (Status pinned = bind_file(source, made.user); !pinned) return pinned;
+  } else if (flags != 0 && ::unshare(flags) != 0) {
+    return status_from_errno(errno, "unshare the pod's namespaces");
+  }
   if (request.uts && !request.hostname.empty() &&
       ::sethostname(request.hostname.data(), request.hostname.size()) != 0) {
     return status_from_errno(errno, "set hostname " + request.hostname);
@@ -93,14 +116,12 @@ Status unshare_and_pin(const NamespaceRequest& request, Namespaces& made) {
   if (request.network) {
     if (Status up = bring_loopback_up(); !up) return up;
   }
-  for (const auto& [name, value] : request.sysctls) {
-    if (Status written = write_sysctl(name, value); !written) return written;
-  }
+  if (Status written = write_sysctls(request); !written) return written;
   const auto pin = [&](const char* kind, std::string& path, uint64_t& inode) {
     const std::string source = std::string("/proc/thread-self/ns/") + kind;
     path = request.folder + "/" + kind;
     inode = inode_of(source);
-    return bind(source, path);
+    return bind_file(source, path);
   };
   if (request.network) {
     if (Status pinned = pin("net", made.network, made.network_inode); !pinned) return pinned;
@@ -133,7 +154,7 @@ Result<Namespaces> make_namespaces(const NamespaceRequest& request) {
   }
   if (status && request.ipc) {
     namespaces.shm = request.folder + "/shm";
-    status = ensure_shm(namespaces.shm, request.shm_bytes);
+    status = ensure_shm(namespaces.shm, request.shm_bytes, request.ids.host_id);
   }
   if (!status) {
     const Status released = release_namespaces(request.folder);
@@ -152,7 +173,7 @@ Status release_namespaces(const std::string& folder) {
     failures += (failures.empty() ? "" : "; ") + status.message();
   };
   if (::access(folder.c_str(), F_OK) != 0 && errno == ENOENT) return Status::ok();
-  for (const char* kind : {"net", "ipc", "uts", "pid"}) note(release(folder + "/" + kind, false));
+  for (const char* kind : {"net", "ipc", "uts", "pid", "user"}) note(release(folder + "/" + kind, false));
   note(release(folder + "/shm", true));
   if (::rmdir(folder.c_str()) != 0 && errno != ENOENT) note(status_from_errno(errno, "remove " + folder));
   return code == Code::ok ? Status::ok() : Status(code, failures);
@@ -176,10 +197,10 @@ Status repin(int pid, std::string_view kind, uint64_t inode, const std::string& 
   if (info.st_ino != inode) return failed_precondition(source + " is another namespace than the pod's");
   if (Status made = files::make_folders(path.substr(0, path.rfind('/'))); !made) return made;
   if (Status released = release(path, false); !released) return released;
-  return bind("/proc/thread-self/fd/" + std::to_string(held.get()), path);
+  return bind_file("/proc/thread-self/fd/" + std::to_string(held.get()), path);
 }
 
-Status ensure_shm(const std::string& path, uint64_t bytes) {
+Status ensure_shm(const std::string& path, uint64_t bytes, uint32_t owner) {
   if (file_system_at(path) == TMPFS_MAGIC) {
     struct stat own {
     }, parent{};
@@ -189,7 +210,8 @@ Status ensure_shm(const std::string& path, uint64_t bytes) {
     }
   }
   if (Status made = files::make_folders(path); !made) return made;
-  const std::string options = "mode=1777,size=" + std::to_string(bytes);
+  std::string options = "mode=1777,size=" + std::to_string(bytes);
+  if (owner != 0) options += ",uid=" + std::to_string(owner) + ",gid=" + std::to_string(owner);
   if (::mount("shm", path.c_str(), "tmpfs", MS_NOSUID | MS_NODEV | MS_NOEXEC, options.c_str()) != 0) {
     return status_from_errno(errno, "mount /dev/shm of the pod on " + path);
   }

@@ -47,7 +47,8 @@ Result<ProcessNamespace> pin(const std::string& answer, const std::string& run_f
 }  // namespace
 
 Task<Result<ProcessNamespace>> make_process_namespace(Host& host, std::string program, std::string root,
-                                                      std::string sandbox_id, std::string run_folder) {
+                                                      std::string sandbox_id, std::string run_folder,
+                                                      std::string user_namespace) {
   if (::access(program.c_str(), X_OK) != 0) {
     co_return failed_precondition(
         "the pod's containers shall share their processes, but " + program +
@@ -64,6 +65,7 @@ Task<Result<ProcessNamespace>> make_process_namespace(Host& host, std::string pr
   Command command;
   command.program = program;
   command.arguments = {"pintle-pod-init", sandbox_id};
+  if (!user_namespace.empty()) command.arguments.push_back(user_namespace);
   command.descriptors = {-1, writing.get(), -1};
   command.cgroups = std::move(*folders);
   command.new_session = true;

@@ -26,9 +26,10 @@ struct ProcessNamespace {
 };
 
 /// Starts the first process and pins its namespace in the pod's run folder, which exists. What was made remains on failure:
-/// `end_process_namespace` removes it. FAILED_PRECONDITION: the program is not on this host. Lane.
+/// `end_process_namespace` removes it. With a path of the pod's user namespace it belongs to that. FAILED_PRECONDITION: the program is not on this host. Lane.
 Task<Result<ProcessNamespace>> make_process_namespace(Host& host, std::string program, std::string root,
-                                                      std::string sandbox_id, std::string run_folder);
+                                                      std::string sandbox_id, std::string run_folder,
+                                                      std::string user_namespace);
 
 /// Kills what is in it and removes its cgroup; the pin goes with the pod's run folder. Ok if there is none. Blocks, any thread.
 Status end_process_namespace(const std::string& root, const std::string& sandbox_id);

@@ -65,6 +65,24 @@ Status write_hosts(const std::string& state_folder, const std::string& text) {
   return files::write_file(folder->get(), "hosts", text, Durability::cached, 0644);
 }
 
+/// To the pod's root, where that is not the node's.
+Status give_files(const std::string& state_folder, uint32_t owner) {
+  if (owner == 0) return Status::ok();
+  for (const char* name : {"/hosts", "/resolv.conf", "/hostname"}) {
+    const std::string path = state_folder + name;
+    if (::chown(path.c_str(), owner, owner) != 0) return status_from_errno(errno, "give " + path + " to the pod");
+  }
+  return Status::ok();
+}
+
+/// Of a config that was checked.
+IdRange ids_of(const api::PodSandboxConfig& config) {
+  const Result<IdRange> ids = id_range_of(config.linux().security_context().namespace_options());
+  return ids ? *ids : IdRange();
+}
+
+bool wants_user_namespace(const api::PodSandboxConfig& config) { return ids_of(config).is_mapped(); }
+
 boost::json::object json_map(const google::protobuf::Map<std::string, std::string>& map) {
   boost::json::object object;
   for (const auto& [key, value] : map) object[key] = value;
@@ -89,10 +107,7 @@ Status check_sandbox_config(const api::PodSandboxConfig& config) {
   }
   const api::NamespaceOption& options = config.linux().security_context().namespace_options();
   const NamespaceChoice choice = namespace_choice(config);
-  if (options.has_userns_options() && options.userns_options().mode() != api::NODE) {
-    return unimplemented(
-        "user namespaces are not supported yet: leave namespace_options.userns_options out, or set its mode to NODE");
-  }
+  if (Result<IdRange> ids = id_range_of(options); !ids) return ids.status();
   if (Status good = check_hostname(config.hostname()); !good) return good;
   if (Status good = check_dns(config.dns_config()); !good) return good;
   const std::map<std::string, std::string> sysctls(config.linux().sysctls().begin(), config.linux().sysctls().end());
@@ -126,6 +141,11 @@ Task<Result<std::string>> Sandboxes::run(CallContext context, const api::RunPodS
   if (Status good = check_sandbox_config(config); !good) co_return good;
   Result<Providers::Choice> runtime = engine_.providers().choose_runtime(request.runtime_handler());
   if (!runtime) co_return runtime.status();
+  if (wants_user_namespace(config) && !runtime->binding.has_feature(RuntimeStub::Interface::feature_user_namespaces)) {
+    co_return unimplemented(
+        "runtime " + runtime->binding.key +
+        " has no user namespaces: leave namespace_options.userns_options out, or set its mode to NODE");
+  }
   auto sandbox = std::make_shared<Sandbox>(engine_.host());
   SandboxRecord& record = sandbox->record;
   if (namespace_choice(config).own_network) {
@@ -184,6 +204,7 @@ Task<Status> Sandboxes::make(CallContext context, std::shared_ptr<Sandbox> sandb
   wanted.namespaces.hostname = config.hostname();
   wanted.namespaces.sysctls = {config.linux().sysctls().begin(), config.linux().sysctls().end()};
   wanted.namespaces.shm_bytes = engine_.settings().shm_bytes;
+  wanted.namespaces.ids = ids_of(config);
   const std::string hostname = wanted.hostname;
   auto lay = [wanted = std::move(wanted)] { return lay_foundation(wanted); };
   Task<Result<Namespaces>> laying = engine_.host().blocking(std::move(lay));
@@ -196,11 +217,14 @@ Task<Status> Sandboxes::make(CallContext context, std::shared_ptr<Sandbox> sandb
   record.set_network_inode(namespaces->network_inode);
   record.set_ipc_inode(namespaces->ipc_inode);
   record.set_uts_inode(namespaces->uts_inode);
+  record.set_user_namespace(namespaces->user);
+  record.set_user_inode(namespaces->user_inode);
   if (Status status = gone(); !status) co_return status;
 
   if (choice.shared_processes && !wants_sandbox_container(record.runtime())) {
-    Task<Result<ProcessNamespace>> sharing = make_process_namespace(
-        engine_.host(), engine_.settings().pod_init, engine_.settings().process_root, record.id(), record.run_folder());
+    Task<Result<ProcessNamespace>> sharing =
+        make_process_namespace(engine_.host(), engine_.settings().pod_init, engine_.settings().process_root,
+                               record.id(), record.run_folder(), record.user_namespace());
     Result<ProcessNamespace> shared = co_await std::move(sharing);
     if (!shared) co_return shared.status();
     record.set_pid_namespace(shared->path);
@@ -224,8 +248,10 @@ Task<Status> Sandboxes::make(CallContext context, std::shared_ptr<Sandbox> sandb
 
   record.set_phase(PHASE_READY);
   auto finish = [records = &engine_.sandbox_records(), id = record.id(), bytes = record.SerializeAsString(),
-                 folder = record.state_folder(), hosts = hosts_text(hostname, addresses(*sandbox))] {
+                 folder = record.state_folder(), hosts = hosts_text(hostname, addresses(*sandbox)),
+                 owner = ids_of(config).host_id] {
     if (Status written = write_hosts(folder, hosts); !written) return written;
+    if (Status given = give_files(folder, owner); !given) return given;
     return records->write(id, bytes, Durability::synced);
   };
   Task<Status> finishing = engine_.host().blocking(std::move(finish));
@@ -469,6 +495,7 @@ runtime_api::Sandbox Sandboxes::describe(const Sandbox& sandbox) {
   described.set_hosts(record.state_folder() + "/hosts");
   described.set_hostname_file(record.state_folder() + "/hostname");
   described.set_shm(record.shm());
+  described.set_user_namespace(record.user_namespace());
   return described;
 }
 
@@ -531,7 +558,10 @@ std::string Sandboxes::verbose_info(const Sandbox& sandbox) const {
       {"hardwareAddress", record.attachment().hardware_address()},
       {"addresses", std::move(addresses_with_prefix)},
       {"namespaces",
-       {{"network", record.network_namespace()}, {"ipc", record.ipc_namespace()}, {"uts", record.uts_namespace()}}},
+       {{"network", record.network_namespace()},
+        {"ipc", record.ipc_namespace()},
+        {"uts", record.uts_namespace()},
+        {"user", record.user_namespace()}}},
       {"shm", record.shm()},
       {"cgroupParent", record.cgroup_parent()},
       {"resolvConf", record.state_folder() + "/resolv.conf"},

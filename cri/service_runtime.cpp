@@ -95,7 +95,15 @@ Task<Result<api::StatusResponse>> RuntimeServer::Status(Call&, const api::Status
   };
   condition("RuntimeReady", health.runtime_ready, health.runtime_reason, health.runtime_message);
   condition("NetworkReady", health.network_ready, health.network_reason, health.network_message);
-  response.add_runtime_handlers()->set_name("");
+  const auto add_handler = [&](const std::string& name, const Binding* binding) {
+    api::RuntimeHandler* handler = response.add_runtime_handlers();
+    handler->set_name(name);
+    api::RuntimeHandlerFeatures* features = handler->mutable_features();
+    features->set_recursive_read_only_mounts(true);
+    features->set_user_namespaces(binding && binding->has_feature(RuntimeStub::Interface::feature_user_namespaces));
+  };
+  const Result<Providers::Choice> usual = engine_.providers().choose_runtime("");
+  add_handler("", usual ? &usual->binding : nullptr);
   boost::json::array backends;
   for (const Binding& binding : engine_.providers().runtimes()) {
     const runtime_api::DescribeResponse& description = engine_.providers().description(binding.key);
@@ -104,8 +112,8 @@ Task<Result<api::StatusResponse>> RuntimeServer::Status(Call&, const api::Status
                         {"version", description.version()},
                         {"retiring", binding.retiring}});
     if (binding.retiring) continue;
-    response.add_runtime_handlers()->set_name(binding.provider);
-    for (const std::string& handler : description.handlers()) response.add_runtime_handlers()->set_name(handler);
+    add_handler(binding.provider, &binding);
+    for (const std::string& handler : description.handlers()) add_handler(handler, &binding);
   }
   response.mutable_features()->set_supplemental_groups_policy(true);
   if (request.verbose()) {

@@ -40,15 +40,27 @@ std::string tidy(std::string_view path) {
   return tidied.empty() ? "/" : tidied;
 }
 
-Result<json::object> bind_of(const ::runtime::v1::Mount& mount, std::string& root_propagation) {
+/// Whether a mount's ids are to be mapped; only as the pod's are.
+Result<bool> is_mapped(const ::runtime::v1::Mount& mount, const PodUsers& users) {
+  const auto fits = [&](const auto& mappings) {
+    return mappings.size() == 1 && users.count != 0 && mappings[0].container_id() == 0 &&
+           mappings[0].host_id() == users.first && mappings[0].length() == users.count;
+  };
+  if (mount.uidmappings_size() + mount.gidmappings_size() == 0) return false;
+  if (fits(mount.uidmappings()) && fits(mount.gidmappings())) return true;
+  return invalid_argument("mount at '" + mount.container_path().substr(0, 200) +
+                          "': its ids have to be mapped as the pod's are (namespace_options.userns_options)");
+}
+
+Result<json::object> bind_of(const ::runtime::v1::Mount& mount, const PodUsers& users, std::string& root_propagation) {
   const std::string what = "mount at '" + mount.container_path().substr(0, 200) + "'";
   const std::string destination = tidy(mount.container_path());
   if (destination.empty() || destination == "/")
     return invalid_argument(what + ": the container path has to be absolute and below /");
   if (mount.has_image() && !mount.image().image().empty())
     return unimplemented(what + ": images as volumes are not supported yet");
-  if (mount.uidmappings_size() || mount.gidmappings_size())
-    return unimplemented(what + ": mounts with mapped ids are not supported yet");
+  const auto mapped = is_mapped(mount, users);
+  if (!mapped) return mapped.status();
   if (!mount.host_path().starts_with('/'))
     return invalid_argument(what + ": the host path '" + mount.host_path().substr(0, 200) + "' has to be absolute");
   char resolved[PATH_MAX];
@@ -80,8 +92,10 @@ Result<json::object> bind_of(const ::runtime::v1::Mount& mount, std::string& roo
     options.push_back("rro");
   }
   options.push_back(mount.readonly() ? "ro" : "rw");
-  return json::object{
+  json::object bind{
       {"destination", destination}, {"type", "bind"}, {"source", resolved}, {"options", std::move(options)}};
+  if (*mapped) bind["uidMappings"] = bind["gidMappings"] = id_mappings(users);
+  return bind;
 }
 
 json::object device_of(const std::string& path, const struct stat& about) {
@@ -120,6 +134,10 @@ void add_devices(const std::string& host, const std::string& inside, const std::
 }
 
 }  // namespace
+
+json::array id_mappings(const PodUsers& users) {
+  return {json::object{{"containerID", 0}, {"hostID", users.first}, {"size", users.count}}};
+}
 
 std::string propagation_of(std::string_view mountinfo, std::string_view path) {
   size_t longest = 0;
@@ -179,7 +197,7 @@ Result<Mounts> make_mounts(const SpecRequest& request, bool privileged) {
     all.push_back(mount_of("/etc/hostname", "bind", places.hostname_file, {"rbind", "rprivate", writable}));
 
   for (const ::runtime::v1::Mount& asked : request.config->mounts()) {
-    auto bind = bind_of(asked, mounts.root_propagation);
+    auto bind = bind_of(asked, request.users, mounts.root_propagation);
     if (!bind) return bind.status();
     const auto same = std::find_if(all.begin(), all.end(), [&](const json::object& other) {
       return other.at("destination") == bind->at("destination");

@@ -17,12 +17,17 @@ struct Mounts {
 
 /// The mounts of every container (/proc, /dev, /sys, ...), the pod's files, and those that the container asks for, parents
 /// before what lies in them. A mount that is asked for takes the place of a default one at the same path.
+/// Binds with mapped ids have `uidMappings` and `gidMappings`, as the runtime spec names them from 1.1 on; whoever starts the
+/// container makes them for OCI runtimes that are older.
 Result<Mounts> make_mounts(const SpecRequest& request, bool privileged);
 
 struct Devices {
   boost::json::array documents;
   std::vector<cgroup::DeviceRule> rules;
 };
+
+/// The mapping in the spec's form.
+boost::json::array id_mappings(const PodUsers& users);
 
 /// The devices to make, and those that may be used.
 Result<Devices> make_devices(const ::runtime::v1::ContainerConfig& config, bool privileged);

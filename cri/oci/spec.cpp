@@ -237,10 +237,11 @@ Result<std::string> selinux_of(const LinuxContainerSecurityContext& context, con
          or_else(options.type(), "container_t") + ":" + or_else(options.level(), "s0");
 }
 
-Status check_unsupported(const LinuxContainerSecurityContext& context) {
+Status check_unsupported(const LinuxContainerSecurityContext& context, const PodUsers& users) {
   const auto& options = context.namespace_options();
-  if (options.has_userns_options() && options.userns_options().mode() == NamespaceMode::POD) {
-    return unimplemented("user namespaces are not supported yet");
+  const bool own_users = options.has_userns_options() && options.userns_options().mode() == NamespaceMode::POD;
+  if (own_users != (users.count != 0)) {
+    return invalid_argument("namespace_options.userns_options: a container has the users of its pod");
   }
   if (options.pid() == NamespaceMode::TARGET)
     return unimplemented("the process namespace of another container is not supported yet");
@@ -253,6 +254,7 @@ json::array namespaces_of(const SpecRequest& request) {
   const auto join = [&](const char* type, const std::string& path) {
     if (!path.empty()) namespaces.push_back(json::object{{"type", type}, {"path", path}});
   };
+  join("user", request.users.user_namespace);
   join("network", request.places.network_namespace);
   join("ipc", request.places.ipc_namespace);
   join("uts", request.places.uts_namespace);
@@ -388,7 +390,7 @@ Result<Spec> make_spec(const SpecRequest& request) {
   const bool privileged = context.privileged();
   Spec spec;
 
-  if (Status status = check_unsupported(context); !status) return status;
+  if (Status status = check_unsupported(context, request.users); !status) return status;
   auto arguments = arguments_of(config, request.image);
   if (!arguments) return arguments.status();
   auto environment = environment_of(request);
@@ -471,10 +473,15 @@ Result<Spec> make_spec(const SpecRequest& request) {
     linux["cgroupsPath"] = request.cgroups_path;
     linux["resources"] = resources_of(spec.limits, spec.devices);
   }
+  if (request.users.count != 0) linux["uidMappings"] = linux["gidMappings"] = id_mappings(request.users);
   if (!privileged) {
-    linux["maskedPaths"] = context.masked_paths_size() ? array_of(context.masked_paths()) : array_of(kMaskedPaths);
-    linux["readonlyPaths"] =
-        context.readonly_paths_size() ? array_of(context.readonly_paths()) : array_of(kReadonlyPaths);
+    const bool unmasked =
+        request.users.count != 0 && context.masked_paths_size() == 0 && context.readonly_paths_size() == 0;
+    if (!unmasked) {
+      linux["maskedPaths"] = context.masked_paths_size() ? array_of(context.masked_paths()) : array_of(kMaskedPaths);
+      linux["readonlyPaths"] =
+          context.readonly_paths_size() ? array_of(context.readonly_paths()) : array_of(kReadonlyPaths);
+    }
   }
   // The files are the container's own; processes of other labels have no business there.
   if (!selinux->empty()) linux["mountLabel"] = *selinux;

@@ -10,7 +10,8 @@
 ///   user          the container's run_as_*, else the image's; names are looked up inside the root and nowhere else (users.hpp)
 ///   capabilities  the set that container engines agree upon, then add and drop
 ///   seccomp       a filter of our own (seccomp.hpp) unless the container is privileged or asks for none
-///   /proc, /sys   masked and read-only paths as Kubernetes names them, also where the caller names none
+///   /proc, /sys   masked and read-only paths as Kubernetes names them, also where the caller names none; with users of the
+///                 pod's own, naming none means none (procMount: Unmasked): there the kernel keeps the node's matters apart
 ///   devices       the harmless ones of every container, and those asked for; all others are closed by the cgroup
 ///
 /// Whoever starts the container without the OCI runtime managing its cgroup takes `limits` and `devices` of the result to the
@@ -61,6 +62,13 @@ struct PodPlaces {
   std::string shm;  ///< empty: a tmpfs of the container's own
 };
 
+/// The users of a pod that has its own: id 0 of its containers is `first` of the node, and so on. The namespace exists already.
+struct PodUsers {
+  uint32_t first = 0;
+  uint32_t count = 0;  ///< 0: the pod has the node's users
+  std::string user_namespace;
+};
+
 /// Whom the first process runs as.
 struct Identity {
   uint32_t user = 0;
@@ -85,6 +93,7 @@ struct SpecRequest {
   ImageDefaults image;
   PodPlaces places;
   Identity identity;
+  PodUsers users;
   std::string root;          ///< the mounted root's path
   std::string cgroups_path;  ///< where the OCI runtime shall make the cgroup; empty: the starter does it
   /// crun takes the filter compiled (annotation run.oci.seccomp_bpf_data), which spares it the time to compile it.

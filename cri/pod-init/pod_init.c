@@ -1,6 +1,6 @@
 /* pintle-pod-init: the first process of a process namespace that the containers of a pod share.
  *
- *   pintle-pod-init SANDBOX      prints the first process' PID and ends; that one stays until it is killed
+ *   pintle-pod-init SANDBOX [USER_NAMESPACE]      prints the first process' PID and ends; that one stays until it is killed
  *
  * A process namespace lives as long as its first process, which also has to reap what is orphaned in it. This one does that
  * and nothing else. Containers see it as process 1, so it has nothing for them to reach through /proc/1: no file but /dev/null, a
@@ -45,12 +45,20 @@ static void drop_rights(void) {
   if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 || prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) != 0) fail("drop rights");
 }
 
+/* The process namespace will belong to it. Root of the node is nobody in there, so root of the pod is taken on. */
+static void enter_user_namespace(const char* path) {
+  const int fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0 || setns(fd, CLONE_NEWUSER) != 0) fail("enter the user namespace");
+  if (setgroups(0, NULL) != 0 || setresgid(0, 0, 0) != 0 || setresuid(0, 0, 0) != 0) fail("become root of the user namespace");
+  close(fd);
+}
+
 int main(int argc, char* argv[]) {
-  (void)argv; /* the name is for who looks at the process */
-  if (argc != 2) {
-    fprintf(stderr, "usage: pintle-pod-init SANDBOX\n");
+  if (argc != 2 && argc != 3) {
+    fprintf(stderr, "usage: pintle-pod-init SANDBOX [USER_NAMESPACE]\n");
     return 2;
   }
+  if (argc == 3) enter_user_namespace(argv[2]);
   if (unshare(CLONE_NEWPID) != 0) fail("unshare the process namespace");
   int ready[2];
   if (pipe2(ready, O_CLOEXEC) != 0) fail("make a pipe");

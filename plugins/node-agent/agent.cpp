@@ -63,7 +63,7 @@ Agent::Agent(Host& host, AgentSettings settings)
     : host_(host),
       settings_(std::move(settings)),
       context_{.host = host,
-               .files = PodFiles(settings_.state_folder, settings_.node.cgroups),
+               .files = PodFiles(settings_.state_folder, settings_.node.cgroups, settings_.ids),
                .node = settings_.node,
                .backoff = settings_.backoff,
                .runtime_name = "pintle",

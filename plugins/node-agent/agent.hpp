@@ -52,6 +52,7 @@ struct AgentSettings {
   std::chrono::nanoseconds reread = std::chrono::seconds(20);
   std::string state_folder;  ///< shared by all instances
   NodeFacts node;
+  IdRangeSettings ids;
   BackoffSettings backoff;
   LogSettings container_logs;
   UrlSettings url;

@@ -74,7 +74,19 @@ void set_dns(cri::DNSConfig& dns, const WantedPod& pod, const NodeFacts& node) {
   }
 }
 
-void set_namespaces(cri::NamespaceOption& options, const core::PodSpec& spec) {
+template <class Mappings>
+void set_mapping(Mappings* mappings, PodIds ids) {
+  cri::IDMapping& mapping = *mappings->Add();
+  mapping.set_host_id(ids.first);
+  mapping.set_length(ids.count);
+}
+
+void set_namespaces(cri::NamespaceOption& options, const core::PodSpec& spec, PodIds ids) {
+  if (ids.count != 0) {
+    options.mutable_userns_options()->set_mode(cri::POD);
+    set_mapping(options.mutable_userns_options()->mutable_uids(), ids);
+    set_mapping(options.mutable_userns_options()->mutable_gids(), ids);
+  }
   options.set_network(spec.host_network() ? cri::NODE : cri::POD);
   options.set_ipc(spec.host_ipc() ? cri::NODE : cri::POD);
   options.set_pid(spec.host_pid() ? cri::NODE : spec.share_process_namespace() ? cri::POD : cri::CONTAINER);
@@ -187,10 +199,10 @@ void set_resources(cri::LinuxContainerResources& resources, const WantedPod& pod
 }
 
 void set_security(cri::LinuxContainerSecurityContext& out, const core::Pod& pod, const core::Container& container,
-                  const NodeFacts& node) {
+                  const NodeFacts& node, PodIds ids) {
   const core::PodSecurityContext& of_pod = pod.spec().security_context();
   const core::SecurityContext& own = container.security_context();
-  set_namespaces(*out.mutable_namespace_options(), pod.spec());
+  set_namespaces(*out.mutable_namespace_options(), pod.spec(), ids);
   out.set_privileged(own.privileged());
   out.set_readonly_rootfs(own.read_only_root_filesystem());
   out.set_no_new_privs(own.has_allow_privilege_escalation() && !own.allow_privilege_escalation());
@@ -219,6 +231,7 @@ void set_security(cri::LinuxContainerSecurityContext& out, const core::Pod& pod,
               : of_pod.has_seccomp_profile() ? &of_pod.seccomp_profile()
                                              : nullptr,
               node);
+  if (own.proc_mount() == "Unmasked") return;
   for (const char* path : kMaskedPaths) out.add_masked_paths(path);
   for (const char* path : kReadonlyPaths) out.add_readonly_paths(path);
 }
@@ -333,7 +346,7 @@ bool must_not_be_root(const core::Pod& pod, const core::Container& container) {
   return pod.spec().security_context().run_as_non_root();
 }
 
-cri::PodSandboxConfig sandbox_config(const WantedPod& pod, const NodeFacts& node, uint32_t attempt) {
+cri::PodSandboxConfig sandbox_config(const WantedPod& pod, const NodeFacts& node, uint32_t attempt, PodIds ids) {
   const core::Pod& object = *pod.pod;
   const core::PodSpec& spec = object.spec();
   cri::PodSandboxConfig config;
@@ -355,7 +368,7 @@ cri::PodSandboxConfig sandbox_config(const WantedPod& pod, const NodeFacts& node
   (*config.mutable_annotations())[annotation::kGraceSeconds] = std::to_string(spec.termination_grace_period_seconds());
 
   cri::LinuxSandboxSecurityContext& security = *config.mutable_linux()->mutable_security_context();
-  set_namespaces(*security.mutable_namespace_options(), spec);
+  set_namespaces(*security.mutable_namespace_options(), spec, ids);
   if (spec.security_context().has_run_as_user())
     security.mutable_run_as_user()->set_value(spec.security_context().run_as_user());
   if (spec.security_context().has_run_as_group())
@@ -407,6 +420,13 @@ cri::ContainerConfig container_config(const WantedPod& pod, const NodeFacts& nod
     mount.set_host_path(plan.termination_message);
   }
 
+  // Files keep the owners that they have for the node, whatever ids the pod has.
+  if (plan.ids.count != 0)
+    for (cri::Mount& mount : *config.mutable_mounts()) {
+      set_mapping(mount.mutable_uidmappings(), plan.ids);
+      set_mapping(mount.mutable_gidmappings(), plan.ids);
+    }
+
   (*config.mutable_labels())[label::kPodName] = pod.name;
   (*config.mutable_labels())[label::kPodNamespace] = pod.namespace_name;
   (*config.mutable_labels())[label::kPodUid] = pod.uid;
@@ -418,7 +438,7 @@ cri::ContainerConfig container_config(const WantedPod& pod, const NodeFacts& nod
   config.set_log_path(log_path_of(container.name(), plan.attempt));
 
   set_resources(*config.mutable_linux()->mutable_resources(), pod, container, node);
-  set_security(*config.mutable_linux()->mutable_security_context(), *pod.pod, container, node);
+  set_security(*config.mutable_linux()->mutable_security_context(), *pod.pod, container, node, plan.ids);
   return config;
 }
 

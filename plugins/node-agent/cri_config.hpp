@@ -10,6 +10,7 @@
 #include <string_view>
 #include <vector>
 
+#include "plugins/node-agent/id_ranges.hpp"
 #include "plugins/node-agent/manifests.hpp"
 #include "plugins/node-agent/pod_cgroups.hpp"
 #include "plugins/node-agent/variables.hpp"
@@ -67,7 +68,7 @@ std::string log_folder_of(const NodeFacts& node, const WantedPod& pod);
 std::string log_path_of(const std::string& container, uint32_t attempt);
 
 /// `attempt` counts the sandboxes of this pod.
-cri::PodSandboxConfig sandbox_config(const WantedPod& pod, const NodeFacts& node, uint32_t attempt);
+cri::PodSandboxConfig sandbox_config(const WantedPod& pod, const NodeFacts& node, uint32_t attempt, PodIds ids = {});
 
 struct ContainerPlan {
   const core::Container* container = nullptr;
@@ -76,6 +77,7 @@ struct ContainerPlan {
   std::map<std::string, std::string> volumes;  ///< where each volume of the pod is on the node
   std::map<int, std::string> sub_paths;        ///< instead of it, by index of the volume mount
   std::string hosts;                           ///< for /etc/hosts; empty: the runtime's own
+  PodIds ids;                                  ///< of the pod
   std::string termination_message;             ///< file on the node for terminationMessagePath; empty: none
 };
 cri::ContainerConfig container_config(const WantedPod& pod, const NodeFacts& node, const ContainerPlan& plan);

@@ -88,7 +88,6 @@ TEST(Manifest, is_refused_whole_with_all_that_is_wrong_and_where) {
 TEST(Manifest, is_refused_for_every_feature_that_is_not_there_yet) {
   const std::array in_pod = {"imagePullSecrets: [{name: s}]",
                              "runtimeClassName: kata",
-                             "hostUsers: false",
                              "readinessGates: [{conditionType: x/y}]",
                              "securityContext: {appArmorProfile: {type: RuntimeDefault}}",
                              "volumes: [{name: v, configMap: {name: c}}]",
@@ -105,8 +104,7 @@ TEST(Manifest, is_refused_for_every_feature_that_is_not_there_yet) {
                                    "stdin: true",
                                    "env: [{name: A, valueFrom: {secretKeyRef: {name: a, key: b}}}]",
                                    "resources: {limits: {ephemeral-storage: 1Gi}}",
-                                   "restartPolicy: Always",
-                                   "securityContext: {procMount: Unmasked}"};
+                                   "restartPolicy: Always"};
   for (const char* field : in_container)
     EXPECT_THAT(complaint("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {volumes: [{name: v}], containers: "
                           "[{name: c, image: i, " +

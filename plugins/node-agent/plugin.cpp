@@ -76,6 +76,12 @@ agent::AgentSettings settings_of(const Host& host) {
   settings.node.seccomp_folder = std::string(config.at("seccompProfiles").get_string());
   settings.node.cgroups.root = std::string(config.at("cgroupRoot").get_string());
   settings.node.cgroups.pids_limit = config.at("podPidsLimit").to_number<int64_t>();
+  if (const json::value* users = config.get_object().if_contains("userNamespaces")) {
+    settings.ids.base = users->at("base").to_number<uint32_t>();
+    settings.ids.ids_per_pod = users->at("idsPerPod").to_number<uint32_t>();
+  }
+  if (settings.ids.base % 65536 != 0 || settings.ids.ids_per_pod % 65536 != 0)
+    throw PluginError(invalid_argument("userNamespaces: base and idsPerPod have to be multiples of 65536"));
   const json::value& logs = config.at("containerLogs");
   if (Result<api::Quantity> size = api::Quantity::parse(std::string(logs.at("maxSize").get_string())); size)
     settings.container_logs.longest_bytes = size->units();

@@ -136,9 +136,10 @@ Task<std::optional<WallTime>> PodWorker::start_container(PodRun& run, PodRun::Co
   Result<std::string> message_file = co_await std::move(preparing);
   if (!message_file) co_return fail(run, container, "CreateContainerError", message_file.status().message());
   plan.termination_message = std::move(*message_file);
+  plan.ids = run.ids;
   *create.mutable_config() = container_config(*run.wanted, context_.node, plan);
-  *create.mutable_sandbox_config() =
-      sandbox_config(*run.wanted, context_.node, run.next_sandbox_attempt == 0 ? 0 : run.next_sandbox_attempt - 1);
+  *create.mutable_sandbox_config() = sandbox_config(
+      *run.wanted, context_.node, run.next_sandbox_attempt == 0 ? 0 : run.next_sandbox_attempt - 1, run.ids);
   auto creating = context_.runtime->CreateContainer(create, options(kMakeCall));
   Result<cri::CreateContainerResponse> created = co_await creating;
   if (!created) {

@@ -94,17 +94,21 @@ Status PodFiles::save(const WantedPod& pod) const {
   return files::write_file(folder->get(), kRecord, to_record(pod), files::Durability::cached);
 }
 
-Result<std::map<std::string, std::string>> PodFiles::prepare(const WantedPod& pod,
-                                                             const std::string& log_folder) const {
+Result<PodPlaces> PodFiles::prepare(const WantedPod& pod, const std::string& log_folder) const {
   for (const auto* list : {&pod.pod->spec().init_containers(), &pod.pod->spec().containers()})
     for (const core::Container& container : *list)
       if (Status made = files::make_folders(log_folder + "/" + container.name(), 0755); !made) return made;
   if (Status made = make_pod_cgroup(cgroups_, cgroup_of(pod, cgroups_.root)); !made) return made;
-  std::map<std::string, std::string> places;
+  PodPlaces places;
+  if (pod.pod->spec().has_host_users() && !pod.pod->spec().host_users()) {
+    Result<PodIds> ids = ids_of_pod(ids_, folder_ + "/pods", pod.uid);
+    if (!ids) return ids.status();
+    places.ids = *ids;
+  }
   for (const core::Volume& volume : pod.pod->spec().volumes()) {
     Result<std::string> place = make_volume(*pod.pod, volume, pod_folder(pod.uid) + "/volumes/" + volume.name());
     if (!place) return place.status();
-    places[volume.name()] = std::move(*place);
+    places.volumes[volume.name()] = std::move(*place);
   }
   return places;
 }

@@ -4,6 +4,7 @@
 ///
 ///     lock                       held by the instance that acts
 ///     pods/UID/pod.json          the pod as it was accepted (manifests.hpp)
+///     pods/UID/user-namespace.json  the ids of a pod with users of its own (id_ranges.hpp)
 ///     pods/UID/volumes/NAME      a volume that is not the node's own (volumes.hpp)
 ///
 /// and each pod's log folder, and its cgroup (pod_cgroups.hpp). All functions block and may run on any thread.
@@ -14,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "plugins/node-agent/id_ranges.hpp"
 #include "plugins/node-agent/manifests.hpp"
 #include "plugins/node-agent/pod_cgroups.hpp"
 #include "plugins/node-agent/variables.hpp"
@@ -26,18 +28,23 @@ struct ContainerFiles {
   std::string hosts;                     ///< to be mounted at /etc/hosts; empty: the runtime's own
 };
 
+/// What a pod has on the node before it runs.
+struct PodPlaces {
+  std::map<std::string, std::string> volumes;  ///< where each is
+  PodIds ids;                                  ///< of a pod with users of its own
+};
+
 class PodFiles {
  public:
-  explicit PodFiles(std::string folder, CgroupSettings cgroups = {})
-      : folder_(std::move(folder)), cgroups_(std::move(cgroups)) {}
+  explicit PodFiles(std::string folder, CgroupSettings cgroups = {}, IdRangeSettings ids = {})
+      : folder_(std::move(folder)), cgroups_(std::move(cgroups)), ids_(std::move(ids)) {}
 
   const std::string& folder() const { return folder_; }
   /// All records; what is unreadable is reported by name and left out.
   std::vector<std::shared_ptr<const WantedPod>> load(std::vector<std::string>& problems) const;
   Status save(const WantedPod& pod) const;
-  /// Makes what the pod's containers mount and log into; gives each volume's place on the node. FAILED_PRECONDITION: a hostPath
-  /// is not what its type says.
-  Result<std::map<std::string, std::string>> prepare(const WantedPod& pod, const std::string& log_folder) const;
+  /// Makes what the pod's containers mount and log into. FAILED_PRECONDITION: a hostPath is not what its type says.
+  Result<PodPlaces> prepare(const WantedPod& pod, const std::string& log_folder) const;
   /// Whether `prepare_container` has anything to make.
   static bool has_container_files(const core::Pod& pod, const core::Container& container);
   /// Makes it anew, before each start. FAILED_PRECONDITION: a subPath cannot be had.
@@ -54,6 +61,7 @@ class PodFiles {
 
   std::string folder_;
   CgroupSettings cgroups_;
+  IdRangeSettings ids_;
 };
 
 }  // namespace pintle::agent

@@ -346,15 +346,15 @@ Task<std::optional<WallTime>> PodWorker::sync(PodRun& run) {
 
 Task<Status> PodWorker::prepare(PodRun& run) {
   const std::shared_ptr<const WantedPod> pod = run.wanted;
-  auto work = [files = context_.files, pod,
-               log_folder = run.log_folder]() -> Result<std::map<std::string, std::string>> {
+  auto work = [files = context_.files, pod, log_folder = run.log_folder]() -> Result<PodPlaces> {
     if (Status saved = files.save(*pod); !saved) return saved.with_context("keep the pod's record");
     return files.prepare(*pod, log_folder);
   };
   auto working = context_.host.blocking(std::move(work));
-  Result<std::map<std::string, std::string>> volumes = co_await std::move(working);
-  if (!volumes) co_return volumes.status();
-  run.volumes = std::move(*volumes);
+  Result<PodPlaces> places = co_await std::move(working);
+  if (!places) co_return places.status();
+  run.volumes = std::move(places->volumes);
+  run.ids = places->ids;
   co_return Status::ok();
 }
 
@@ -375,7 +375,7 @@ Task<Status> PodWorker::make_sandbox(PodRun& run) {
   if (Status prepared = co_await std::move(preparing); !prepared) co_return prepared;
 
   cri::RunPodSandboxRequest request;
-  *request.mutable_config() = sandbox_config(*run.wanted, context_.node, run.next_sandbox_attempt);
+  *request.mutable_config() = sandbox_config(*run.wanted, context_.node, run.next_sandbox_attempt, run.ids);
   auto making = context_.runtime->RunPodSandbox(request, options(kMakeCall));
   Result<cri::RunPodSandboxResponse> made = co_await making;
   ++run.next_sandbox_attempt;

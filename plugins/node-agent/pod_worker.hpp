@@ -98,6 +98,7 @@ struct PodRun {
   std::map<std::string, std::string> sandbox_of;              ///< by container id
   std::vector<cri::ContainerStatus> strangers;                ///< with its uid, but not in the spec
   std::optional<std::map<std::string, std::string>> volumes;  ///< once they are prepared
+  PodIds ids;                                                 ///< likewise
   std::string sandbox_trouble;
   std::optional<WallTime> sandbox_failed;
   Backoff sandbox_backoff;

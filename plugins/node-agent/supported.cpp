@@ -29,7 +29,6 @@ class Unsupported {
       refuse(name != "cpu" && name != "memory", child(child(child(at, "resources"), "limits"), name),
              "limits of whole pods besides cpu and memory are");
     refuse(spec.resources().claims_size() > 0, child(child(at, "resources"), "claims"), "resource claims are");
-    refuse(spec.has_host_users() && !spec.host_users(), child(at, "hostUsers"), "user namespaces are");
     refuse(!spec.hostname_override().empty(), child(at, "hostnameOverride"), "hostname overrides are");
     refuse(spec.has_os() && spec.os().name() != "linux", child(at, "os"), "other systems than linux are");
     const core::PodSecurityContext& security = spec.security_context();
@@ -118,8 +117,6 @@ class Unsupported {
     refuse(security.has_windows_options(), child(security_at, "windowsOptions"), "Windows containers are");
     refuse(security.app_armor_profile().type() == "RuntimeDefault", child(security_at, "appArmorProfile"),
            "AppArmor profiles besides those of the node (type Localhost) are");
-    refuse(security.has_proc_mount() && security.proc_mount() != "Default", child(security_at, "procMount"),
-           "unmasked /proc is");
   }
 
   api::Problems& problems_;

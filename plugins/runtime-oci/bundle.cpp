@@ -16,6 +16,7 @@
 #include "cri/images/overlay.hpp"
 #include "cri/oci/users.hpp"
 #include "pintle/runtime.pb.h"
+#include "plugins/runtime-oci/mapped_users.hpp"
 #include "plugins/runtime-oci/monitor.hpp"
 #include "sdk/support/files/files.hpp"
 
@@ -36,10 +37,11 @@ int stop_signal_of(const ::runtime::v1::ContainerConfig& config, const std::stri
   return number ? number : SIGTERM;
 }
 
-Status make_root(const Node& node, const std::string& folder, const images::Root& image) {
-  (void)node;
+Status make_root(const std::string& folder, const images::Root& image, const MappedUsers& users) {
   images::Overlay overlay;
-  overlay.lower = image.lower;
+  auto lower = show_layers(users, image.lower, folder);
+  if (!lower) return lower.status();
+  overlay.lower = std::move(*lower);
   overlay.upper = folder + "/upper";
   overlay.work = folder + "/work";
   const std::string target = folder + "/rootfs";
@@ -49,11 +51,14 @@ Status make_root(const Node& node, const std::string& folder, const images::Root
   // The mount's root shows the attributes of `upper`: those of the image's own root.
   struct stat base {};
   if (stat(image.lower.front().c_str(), &base) != 0) return status_from_errno(errno, "look at " + image.lower.front());
-  if (mkdir(overlay.upper.c_str(), 0755) != 0 || chown(overlay.upper.c_str(), base.st_uid, base.st_gid) != 0 ||
+  if (mkdir(overlay.upper.c_str(), 0755) != 0 ||
+      chown(overlay.upper.c_str(), users.on_node(base.st_uid), users.on_node(base.st_gid)) != 0 ||
       chmod(overlay.upper.c_str(), base.st_mode & 07777) != 0) {
     return status_from_errno(errno, "make " + overlay.upper);
   }
-  return images::mount_overlay(overlay, target);
+  if (Status mounted = images::mount_overlay(overlay, target); !mounted) return mounted;
+  // The overlay keeps mounts of its own.
+  return users.are_mapped() ? images::unmount_all(folder + "/" + kShownLayers) : Status::ok();
 }
 
 /// A folder of the node that is to be mounted and is missing is made, as other runtimes do.
@@ -70,7 +75,7 @@ Status make_host_folders(const ::runtime::v1::ContainerConfig& config) {
 /// The mount points of the runtime are made by it; a missing working directory too, so nothing else is touched in the root.
 Result<oci::Spec> make_spec(const Node& node, const std::string& folder,
                             const runtime::v1::CreateContainerRequest& request, const images::Config& image,
-                            const std::string& cgroup) {
+                            const std::string& cgroup, const MappedUsers& users) {
   if (Status made = make_host_folders(request.config()); !made) return made;
   auto root = files::open_folder(folder + "/rootfs");
   if (!root) return root.status();
@@ -82,7 +87,8 @@ Result<oci::Spec> make_spec(const Node& node, const std::string& folder,
   wanted.places = {
       sandbox.network_namespace(), sandbox.ipc_namespace(), sandbox.uts_namespace(), sandbox.pid_namespace(),
       sandbox.resolv_conf(),       sandbox.hosts(),         sandbox.hostname_file(), sandbox.shm()};
-  wanted.root = folder + "/rootfs";
+  wanted.root = (users.are_mapped() ? shown_folder() : folder) + "/rootfs";
+  wanted.users = {users.first, users.count, sandbox.user_namespace()};
   wanted.host = &node.host;
   wanted.hook_folders = node.settings.hook_folders;
   wanted.compiled_seccomp = node.programs.kind == RuntimeKind::crun;
@@ -90,7 +96,12 @@ Result<oci::Spec> make_spec(const Node& node, const std::string& folder,
   auto identity = oci::resolve_identity(root->get(), request.config().linux().security_context(), image.user);
   if (!identity) return identity.status();
   wanted.identity = std::move(*identity);
-  return oci::make_spec(wanted);
+  auto spec = oci::make_spec(wanted);
+  if (spec && users.are_mapped()) {
+    Status shown = show_binds(users, spec->document, folder);
+    if (!shown) return shown;
+  }
+  return spec;
 }
 
 Status rename_to_trash(const Node& node, const std::string& path) {
@@ -163,9 +174,12 @@ Result<Prepared> prepare(const Node& node, images::Store& store, const runtime::
   }
   record.stop_signal = stop_signal_of(request.config(), image->image->config.stop_signal);
   status = save(node, record, false);
-  if (status) status = make_root(node, folder, *image);
+  auto users = MappedUsers::of(request.sandbox());
+  if (status) status = users.status();
+  if (status) status = make_root(folder, *image, *users);
   if (status) {
-    auto spec = make_spec(node, folder, request, image->image->config, record.cgroup);
+    if (users->are_mapped()) prepared.shown_at = shown_folder();
+    auto spec = make_spec(node, folder, request, image->image->config, record.cgroup, *users);
     status = spec.status();
     if (status) {
       auto bundle = files::open_folder(folder);
@@ -180,6 +194,7 @@ Result<Prepared> prepare(const Node& node, images::Store& store, const runtime::
       if (status) status = node.cgroups.apply(record.cgroup, spec->limits);
       if (status) status = node.cgroups.allow_devices(record.cgroup, spec->devices);
     }
+    if (status && users->are_mapped()) status = open_cgroups(node.cgroups.folders(record.cgroup));
     if (status && !node.cgroups.exists(node.monitors_cgroup())) status = node.cgroups.create(node.monitors_cgroup());
   }
   if (!status) {
@@ -218,6 +233,7 @@ Status release_ended(const Node& node, const ContainerRecord& record) {
     steps.note(node.cgroups.remove(record.cgroup, 5000));
   }
   steps.note(images::unmount_all(node.folders.container(record.id) + "/rootfs"));
+  steps.note(hide(node.folders.container(record.id)));
   return steps.status("");
 }
 

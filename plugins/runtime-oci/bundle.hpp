@@ -22,6 +22,8 @@ struct Prepared {
   bool terminal = false;
   bool standard_input = false;
   bool input_once = false;
+  std::string
+      shown_at;  ///< where the OCI runtime sees the container's folder (mapped_users.hpp); empty: at its own place
   std::vector<std::string> remarks;  ///< for the log
 };
 

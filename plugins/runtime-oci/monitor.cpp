@@ -23,16 +23,19 @@ constexpr int kReopenPatience = 2000;  // milliseconds
 // Milliseconds; long, because a container that finds its reader gone again dies of it. One that is dead is noticed at once.
 constexpr int kStartPatience = 30'000;
 
-/// The launcher's arguments up to and with the runtime's path.
-std::vector<std::string> launch_arguments(const Node& node, const std::string& cgroup, bool terminal) {
-  std::vector<std::string> arguments;
-  for (std::string& file : node.cgroups.tasks_files(cgroup)) {
-    arguments.push_back("--tasks");
-    arguments.push_back(std::move(file));
-  }
-  if (std::string folder = node.cgroups.unified_folder(cgroup); !folder.empty()) {
-    arguments.push_back("--cgroup2");
-    arguments.push_back(std::move(folder));
+/// The launcher's arguments up to and with the runtime's path. Without a cgroup the runtime joins it by itself.
+std::vector<std::string> launch_arguments(const Node& node, const std::string& cgroup, bool terminal,
+                                          const std::vector<std::string>& more = {}) {
+  std::vector<std::string> arguments = more;
+  if (node.programs.kind == RuntimeKind::crun) {
+    for (std::string& file : node.cgroups.tasks_files(cgroup)) {
+      arguments.push_back("--tasks");
+      arguments.push_back(std::move(file));
+    }
+    if (std::string folder = node.cgroups.unified_folder(cgroup); !folder.empty()) {
+      arguments.push_back("--cgroup2");
+      arguments.push_back(std::move(folder));
+    }
   }
   if (terminal) arguments.push_back("--terminal");
   arguments.push_back("--");
@@ -58,7 +61,7 @@ std::vector<std::string> runtime_arguments(const Node& node, std::vector<std::st
 Command monitor_command(const Node& node, const Prepared& prepared) {
   const ContainerRecord& record = prepared.record;
   const std::string folder = node.folders.container(record.id);
-  const bool joins = node.programs.kind == RuntimeKind::crun;
+  const bool launches = node.programs.kind == RuntimeKind::crun || !prepared.shown_at.empty();
   Command command;
   command.program = node.programs.monitor;
   command.arguments = {"conmon",
@@ -72,7 +75,7 @@ Command monitor_command(const Node& node, const Prepared& prepared) {
                        "-n",
                        record.name.empty() ? record.id : record.name,
                        "-r",
-                       joins ? node.programs.launcher : node.programs.runtime,
+                       launches ? node.programs.launcher : node.programs.runtime,
                        "-p",
                        folder + "/pid",
                        "--exit-dir",
@@ -91,7 +94,9 @@ Command monitor_command(const Node& node, const Prepared& prepared) {
     if (!prepared.input_once) command.arguments.push_back("--leave-stdin-open");
   }
   std::vector<std::string> runtime;
-  if (joins) runtime = launch_arguments(node, record.cgroup, false);
+  std::vector<std::string> shows;
+  if (!prepared.shown_at.empty()) shows = {"--show", folder, prepared.shown_at};
+  if (launches) runtime = launch_arguments(node, record.cgroup, false, shows);
   for (std::string& option : global_options(node)) runtime.push_back(std::move(option));
   for (const std::string& argument : runtime) command.arguments.push_back("--runtime-arg=" + argument);
   command.environment = {kSearchPath, "_OCI_SYNCPIPE=3"};
@@ -108,13 +113,7 @@ Command exec_command(const Node& node, const ContainerRecord& record, bool termi
   const std::vector<std::string> exec = {"exec", "--process", "/proc/self/fd/3", "--pid-file", pid_file, record.id};
   // runc puts the process into the cgroup by itself; for the terminal both need the launcher.
   std::vector<std::string> launch = {"pintle-oci-launch"};
-  if (node.programs.kind == RuntimeKind::crun) {
-    for (std::string& argument : launch_arguments(node, record.cgroup, terminal)) launch.push_back(std::move(argument));
-  } else {
-    if (terminal) launch.push_back("--terminal");
-    launch.push_back("--");
-    launch.push_back(node.programs.runtime);
-  }
+  for (std::string& argument : launch_arguments(node, record.cgroup, terminal)) launch.push_back(std::move(argument));
   for (std::string& option : global_options(node)) launch.push_back(std::move(option));
   launch.insert(launch.end(), exec.begin(), exec.end());
   command.program = node.programs.launcher;

@@ -256,6 +256,10 @@ class PodValidator {
       if (!is_plain(context.sysctls(i).value(), " \t._-+:,/"))
         add(child(at, "value"), "holds characters that no sysctl takes");
     }
+    if (spec.has_host_users() && !spec.host_users())
+      for (const auto& [field, shared] : {std::pair("hostNetwork", spec.host_network()),
+                                          std::pair("hostPID", spec.host_pid()), std::pair("hostIPC", spec.host_ipc())})
+        if (shared) add(child("/spec", field), "cannot be combined with hostUsers: false");
     if (spec.host_pid() && spec.share_process_namespace())
       add("/spec/shareProcessNamespace", "cannot be combined with hostPID: choose one of them");
   }
@@ -343,6 +347,13 @@ class PodValidator {
     resources(container.resources(), child(pointer, "resources"));
     mounts(container, child(pointer, "volumeMounts"));
     if (container.has_security_context()) security(container.security_context(), child(pointer, "securityContext"));
+    if (const std::string& proc = container.security_context().proc_mount(); !proc.empty() && proc != "Default") {
+      const std::string at = child(child(pointer, "securityContext"), "procMount");
+      if (proc != "Unmasked")
+        add(at, "must be Default or Unmasked, is \"" + proc + "\"");
+      else if (!spec.has_host_users() || spec.host_users())
+        add(at, "needs hostUsers: false in the pod to be Unmasked");
+    }
     if (container.has_startup_probe()) probe(container.startup_probe(), child(pointer, "startupProbe"), true);
     if (container.has_liveness_probe()) probe(container.liveness_probe(), child(pointer, "livenessProbe"), true);
     if (container.has_readiness_probe()) probe(container.readiness_probe(), child(pointer, "readinessProbe"), false);

@@ -292,6 +292,11 @@ Status Layout::create_once(std::string_view path) const {
       folder += "/" + std::string(part);
       if (mkdir(folder.c_str(), 0755) == 0) {
         made.push_back(folder);
+        // Whatever the umask: programs of any user read their limits there.
+        if (chmod(folder.c_str(), 0755) != 0) {
+          status = status_from_errno(errno, "open the cgroup to be read: " + folder);
+          break;
+        }
       } else if (errno != EEXIST) {
         const int error = errno;
         status = status_from_errno(error, "make the cgroup " + folder);
