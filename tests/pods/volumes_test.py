@@ -134,11 +134,15 @@ class Volumes(PodCase):
         for number, (kind, path) in enumerate(right.items()):
             volumes.append({"name": f"v{number}", "hostPath": {"path": os.path.join(root, path), "type": kind}})
             mounts.append(mounted(f"v{number}", f"/v{number}"))
+        # A folder that is made is there before the runtime, which makes missing ones too, looks for its parts.
+        volumes.append({"name": "parts", "hostPath": {"path": os.path.join(root, "parts"), "type": "DirectoryOrCreate"}})
+        mounts.append(mounted("parts", "/parts", subPath="part"))
         _, container = self.run_pod(pod("right", shell("one", SLEEP, volumeMounts=mounts), volumes=volumes))
         self.assertEqual(inside(container.pid, "cat", "/v1"), "content\n")
         self.assertTrue(os.path.isdir(os.path.join(root, "made/deep")))
         self.assertTrue(os.path.isfile(os.path.join(root, "new-file")))
         self.assertTrue(os.path.isdir(os.path.join(root, "made-too")))
+        self.assertTrue(os.path.isdir(os.path.join(root, "parts/part")))
         for kind, path, why in (("Directory", "file", "is no directory"), ("File", "folder", "is no regular file"),
                                 ("Socket", "file", "is no socket"), ("CharDevice", "file", "is no character device"),
                                 ("BlockDevice", "/dev/null", "is no block device"), ("File", "nowhere", "does not exist")):
