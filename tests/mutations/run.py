@@ -214,6 +214,8 @@ def failures(text):
 
 
 def judge_python(code, text):
+    if code is None and re.search(r"(^|\.\.\. )FAIL$", text, flags=re.MULTILINE):
+        return RED, "it failed, and had not cleaned up when its time was over"
     if code is None:
         return BROKEN, "did not end in time: " + (text.strip().splitlines() or ["no output"])[-1]
     ran = re.search(r"^Ran (\d+) test", text, flags=re.MULTILINE)
