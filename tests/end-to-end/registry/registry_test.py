@@ -17,6 +17,7 @@ import tarfile
 import threading
 import time
 import unittest
+import urllib.request
 
 import contained
 import peers
@@ -205,19 +206,31 @@ class FromRegistries(Pulls):
         registry.is_tls = "tls" in options
         return registry
 
+    @staticmethod
+    def compression_of(reference):
+        """Of the first layer, as the registry's manifest tells."""
+        name, _, tag = reference.rpartition(":")
+        registry, _, path = name.partition("/")
+        kinds = "application/vnd.oci.image.manifest.v1+json, application/vnd.docker.distribution.manifest.v2+json"
+        request = urllib.request.Request(f"http://{registry}/v2/{path}/manifests/{tag}", headers={"Accept": kinds})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return json.load(answer)["layers"][0]["mediaType"].rpartition("+")[2].rpartition(".")[2]
+
     def test_a_plain_registry_on_loopback(self):
-        registry = self.registry("plain")
+        registry, other = self.registry("plain"), self.registry("zstd")
         self.skopeo(self.archive, f"docker://{registry.name}/test/gzip:1")
-        self.skopeo("--dest-compress-format", "zstd", "--format", "oci", self.archive, f"docker://{registry.name}/test/zstd:1")
-        for name in ("gzip", "zstd"):
-            reference = f"{registry.name}/test/{name}:1"
+        # Into a registry of its own: skopeo would reuse the layer that is there already, as gzip.
+        self.skopeo("--dest-compress-format", "zstd", "--format", "oci", self.archive, f"docker://{other.name}/test/zstd:1")
+        references = {"gzip": f"{registry.name}/test/gzip:1", "zstd": f"{other.name}/test/zstd:1"}
+        for compression, reference in references.items():
+            self.assertEqual(self.compression_of(reference), compression)
             told = self.pull(reference)
             self.assertIn(reference, told)
             described = json.loads(self.node.pintle("-o", "json", "image", "inspect", reference))
             self.assertEqual(described["tags"], [reference])
         self.assertEqual(self.partials(), {})
         by_digest = described["digests"][0]
-        self.node.pintle("image", "rm", f"{registry.name}/test/gzip:1", f"{registry.name}/test/zstd:1")
+        self.node.pintle("image", "rm", *references.values())
         self.pull(by_digest)
         self.assertIn(by_digest, self.node.pintle("-o", "json", "image", "inspect", by_digest))
         code, line = self.refused(f"{registry.name}/test/absent:1")
