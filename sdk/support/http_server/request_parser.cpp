@@ -12,6 +12,8 @@ namespace beast = boost::beast::http;
 namespace {
 
 // One byte less, and Beast takes the limit of the header for the limit of a line.
+constexpr size_t kShortestLastChunk = 5;  // "0\r\n\r\n"
+
 Status status_of(const boost::system::error_code& error) {
   if (error == beast::error::header_limit || error == beast::error::buffer_overflow)
     return resource_exhausted("the head of the request is too long");
@@ -37,6 +39,8 @@ Result<size_t> RequestParser::feed(std::string_view bytes) {
   auto& parser = state_->parser;
   size_t taken = 0;
   while (taken < bytes.size() && !parser.is_done() && !(parser.is_header_done() && !state_->wants_body)) {
+    // Beast takes it for granted that the last chunk comes with its end. So much follows wherever a chunked body has not ended.
+    if (parser.is_header_done() && parser.chunked() && bytes.size() - taken < kShortestLastChunk) break;
     boost::system::error_code error;
     const size_t count = parser.put(boost::asio::buffer(bytes.data() + taken, bytes.size() - taken), error);
     taken += count;
