@@ -232,7 +232,8 @@ def judge_python(code, text):
         gone = next((sign for sign in NODE_IS_GONE if sign in report), None)
         if gone:
             return BROKEN, f"the node itself failed: {gone}: {problem}"
-        if kind == "FAIL" and where != "setUp":
+        # A program that the test ran had its time: that is a wait which ran out.
+        if where != "setUp" and (kind == "FAIL" or problem.startswith("subprocess.TimeoutExpired")):
             return RED, problem
     kind, where, problem, _ = found[0]
     return BROKEN, f"the test fell over in {where} instead of asserting: {problem}"
