@@ -1,11 +1,11 @@
 #include "cri/oci/hooks.hpp"
 
+#include <re2/re2.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <boost/json.hpp>
-#include <regex>
 
 #include "sdk/support/files/files.hpp"
 
@@ -21,11 +21,14 @@ constexpr std::array<std::string_view, 2> kStagesPassedOver = {"poststart", "pos
 Result<bool> matches(const json::value& pattern, const std::string& text) {
   if (!pattern.is_string() || pattern.get_string().size() > kLongestPattern)
     return invalid_argument("a pattern is no text, or too long");
-  try {
-    return std::regex_search(text, std::regex(std::string(pattern.get_string())));
-  } catch (const std::regex_error& error) {
-    return invalid_argument("\"" + std::string(pattern.get_string()) + "\" is no regular expression: " + error.what());
-  }
+  // Annotations are the pod's: what they are matched with must take a time that grows with them, and no stack.
+  RE2::Options quiet;
+  quiet.set_log_errors(false);
+  const RE2 expression(std::string(pattern.get_string()), quiet);
+  if (!expression.ok())
+    return invalid_argument("\"" + std::string(pattern.get_string()) +
+                            "\" is no regular expression: " + expression.error());
+  return RE2::PartialMatch(text, expression);
 }
 
 /// Whether some annotation has this name and value.

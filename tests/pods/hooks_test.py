@@ -51,6 +51,12 @@ class Hooks(PodCase):
                          metadata={"annotations": {"example.com/mark": "yes"}}))
         self.assertEqual(sorted(self.words()), ["all", "both", "marked"])
 
+    def test_annotations_cannot_make_a_pattern_run_away(self):
+        self.write(self.first, "10-slow.json", self.hook("slow", {"annotations": {"^example\\.com/long$": "^(a|aa|aaa)+b$"}}))
+        self.write(self.first, "20-all.json", self.hook("all", {"always": True}))
+        self.run_pod(pod("long", pods.container("one", "sleep"), metadata={"annotations": {"example.com/long": "a" * 100_000}}))
+        self.assertEqual(self.words(), ["all"])
+
     def test_a_broken_hook_lets_no_container_run(self):
         broken = {"no-json.json": ("{", "is no JSON object"), "stage.json": (self.hook("x", {"always": True}, "sometimes"), "is no stage"),
                   "after.json": (self.hook("x", {"always": True}, "poststop"), "not supported yet"),
