@@ -551,6 +551,8 @@ class FromRegistries(Pulls):
         self.assertEqual(second.returncode, 0, problem)
         self.assertIn(reference, out)
         self.assertEqual(requests, [0], "the layer was fetched once")
+        log = self.node.log_tail(200)
+        self.assertEqual((log.count("image pulled"), log.count("image not pulled")), (1, 0), "there were two pulls")
 
     def test_a_pull_that_nobody_waits_for_any_more_stops_and_is_continued_later(self):
         self.long_stall()
