@@ -525,6 +525,12 @@ class FromRegistries(Pulls):
         return subprocess.Popen([self.node.program("pintle"), "--socket", self.node.admin.path, "image", "pull", reference],
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
+    def first_line(self, client):
+        """What a pull in the background writes first."""
+        import select
+        self.assertTrue(select.select([client.stdout], [], [], 20)[0], "it writes nothing")
+        return client.stdout.readline()
+
     def clients(self):
         """How many connections to its admin socket the daemon holds."""
         with open("/proc/net/unix", encoding="ascii") as file:
@@ -540,7 +546,7 @@ class FromRegistries(Pulls):
         _, reference, event, requests, size = self.held()
         first, second = self.pull_in_background(reference), self.pull_in_background(reference)
         for client in (first, second):
-            self.assertIn("to fetch", client.stdout.readline(), "it takes part in the pull")
+            self.assertIn("to fetch", self.first_line(client), "it takes part in the pull")
         wait_for("half of it has come", lambda: size // 2 in self.partials().values(), 20)
         clients = self.clients()
         first.kill()
@@ -671,7 +677,7 @@ class FromRegistries(Pulls):
         plain = self.pull_in_background(reference)
         wait_for("half of it has come", lambda: size // 2 in self.partials().values(), 20)
         drawn = self.drawn_until(terminal, r"held:1: \[#{14,15}\.{15,16}\] \S+ of 1\.9Mi, 1 blobs to come")
-        told = plain.stdout.readline()
+        told = self.first_line(plain)
         event.set()
         out, problem = plain.communicate(timeout=30)
         self.assertEqual((shown.wait(30), plain.returncode), (0, 0), problem)
