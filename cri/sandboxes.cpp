@@ -10,6 +10,7 @@
 #include "cri/namespaces.hpp"
 #include "cri/node_files.hpp"
 #include "cri/process_namespaces.hpp"
+#include "sdk/support/systemd/slices.hpp"
 
 namespace pintle::cri {
 namespace {
@@ -126,6 +127,7 @@ Status check_sandbox_config(const api::PodSandboxConfig& config) {
     return invalid_argument("linux.cgroup_parent \"" + parent +
                             "\" must be a plain path below the cgroup hierarchies' roots");
   }
+  if (systemd::is_slice(parent)) return systemd::expand_slice(parent).status().with_context("linux.cgroup_parent");
   return Status::ok();
 }
 
@@ -161,7 +163,9 @@ Task<Result<std::string>> Sandboxes::run(CallContext context, const api::RunPodS
   record.set_created_at(now_ns());
   record.set_run_folder(engine_.settings().run_folder + "/sandboxes/" + record.id());
   record.set_state_folder(engine_.settings().state_folder + "/pods/" + record.id());
-  record.set_cgroup_parent(config.linux().cgroup_parent());
+  const std::string& parent = config.linux().cgroup_parent();
+  // A slice may be called by its name alone; where it lies is told by that.
+  record.set_cgroup_parent(systemd::is_slice(parent) ? *systemd::expand_slice(parent) : parent);
   summarize(*sandbox);
   if (Status inserted = engine_.sandbox_index().insert(name_of(config.metadata()), record.id(), sandbox); !inserted)
     co_return inserted;

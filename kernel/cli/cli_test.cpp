@@ -273,6 +273,15 @@ TEST_F(DoctorTest, SeesMissingControllers) {
   EXPECT_EQ(finding(check_cgroups, "controllers").what, "missing: memory");
   file("/sys/fs/cgroup/cgroup.controllers", "cpuset cpu io memory pids");
   EXPECT_EQ(finding(check_cgroups, "controllers").health, Health::ok);
+  EXPECT_THAT(finding(check_cgroups, "cgroup-driver").what, HasSubstr("cgroupfs"));
+  file("/run/systemd/system/x", "");
+  EXPECT_EQ(finding(check_cgroups, "cgroup-driver").health, Health::fail);
+  EXPECT_THAT(finding(check_cgroups, "cgroup-driver").mend, HasSubstr("systemctl start dbus.socket"));
+  file("/run/dbus/system_bus_socket", "");
+  EXPECT_EQ(finding(check_cgroups, "cgroup-driver").health, Health::ok);
+  file("/sys/fs/cgroup/kubepods/x", "");
+  EXPECT_EQ(finding(check_cgroups, "cgroup-driver").health, Health::warn);
+  EXPECT_THAT(finding(check_cgroups, "cgroup-driver").what, HasSubstr("/kubepods was made past systemd"));
   file("/proc/self/mountinfo", "25 1 0:25 / / rw - ext4 /dev/sda rw");
   EXPECT_EQ(finding(check_cgroups, "hierarchy").health, Health::fail);
 }

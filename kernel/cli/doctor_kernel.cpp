@@ -170,6 +170,31 @@ std::vector<Finding> check_kernel(const Host& host) {
   return findings;
 }
 
+namespace {
+
+/// Who makes the cgroups of pods on a host with cgroup v2, and whether pods were made in another way.
+Finding driver_finding(const Host& host, const std::string& root) {
+  const std::string past = host.exists(root + "/kubepods")          ? "/kubepods"
+                           : host.exists(root + "/pintle/monitors") ? "/pintle/monitors"
+                                                                    : "";
+  const std::string slices = host.exists(root + "/kubepods.slice") ? "/kubepods.slice" : "";
+  if (!host.exists("/run/systemd/system")) {
+    if (slices.empty()) return {"cgroup-driver", Health::ok, "cgroupfs: systemd does not run here", "", ""};
+    return {"cgroup-driver", Health::warn, slices + " is there, but systemd does not run here",
+            "nobody keeps the limits of slices", "end the pods in it; cgroupDriver auto makes others without"};
+  }
+  if (!host.exists("/run/dbus/system_bus_socket"))
+    return {"cgroup-driver", Health::fail, "systemd runs, but D-Bus does not",
+            "the plugin runtime-oci and OCI runtimes make the cgroups of pods through it",
+            "apt-get install dbus && systemctl start dbus.socket; or set cgroupDriver of runtime-oci to cgroupfs"};
+  if (past.empty()) return {"cgroup-driver", Health::ok, "systemd: pods are slices, containers scopes", "", ""};
+  return {"cgroup-driver", Health::warn, past + " was made past systemd, which runs here",
+          "on such a host systemd is to know all limits; these are from before an update, or cgroupDriver is cgroupfs",
+          "leave cgroupDriver of runtime-oci at auto; pods from before move when they are made anew"};
+}
+
+}  // namespace
+
 std::vector<Finding> check_cgroups(const Host& host) {
   const std::vector<Mount> mounts = mounts_of(host);
   std::vector<std::string> v1;
@@ -205,6 +230,7 @@ std::vector<Finding> check_cgroups(const Host& host) {
                           "containers get cgroups of their own below it",
                           "mount it read-write, or start this container with a writable cgroup"});
     }
+    findings.push_back(driver_finding(host, v2_point));
     return findings;
   }
 

@@ -382,7 +382,7 @@ cri::PodSandboxConfig sandbox_config(const WantedPod& pod, const NodeFacts& node
   for (const core::Sysctl& sysctl : spec.security_context().sysctls())
     (*config.mutable_linux()->mutable_sysctls())[sysctl.name()] = sysctl.value();
   if (!node.cgroups.root.empty()) {
-    config.mutable_linux()->set_cgroup_parent(cgroup_of(pod, node.cgroups.root));
+    config.mutable_linux()->set_cgroup_parent(place_of(node.cgroups, cgroup_of(pod, node.cgroups.root)));
     *config.mutable_linux()->mutable_resources() = resources_of_pod(object);
   }
   for (const auto* list : {&spec.init_containers(), &spec.containers()})

@@ -59,7 +59,7 @@ struct NodeFacts {
 std::string short_hostname_of(const core::Pod& pod);
 std::string full_hostname_of(const core::Pod& pod, const std::string& cluster_domain);
 
-/// The cgroup of a pod, by its quality of service: "/kubepods/burstable/podUID".
+/// The neutral name of a pod's cgroup (pod_cgroups.hpp), by its quality of service: "/kubepods/burstable/podUID".
 std::string cgroup_of(const WantedPod& pod, const std::string& root);
 
 /// "/var/log/pods/default_web_UID"

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 #include <charconv>
+#include <mutex>
 
 #include "sdk/support/cgroup/cgroup.hpp"
 #include "sdk/support/files/files.hpp"
+#include "sdk/support/systemd/slices.hpp"
 
 namespace pintle::agent {
 
@@ -22,7 +24,8 @@ uint64_t shares_of_pods(const cgroup::Layout& layout, const std::string& path) {
   if (!names) return 0;
   uint64_t sum = 0;
   for (const std::string& name : *names) {
-    if (!name.starts_with("pod")) continue;
+    const bool is_pod = name.starts_with("pod") || (name.ends_with(".slice") && name.find("-pod") != std::string::npos);
+    if (!is_pod) continue;
     const Result<std::string> text =
         files::read_file(folder->get(), name + (cpu->unified ? "/cpu.weight" : "/cpu.shares"), 100);
     uint64_t value = 0;
@@ -41,12 +44,78 @@ void weigh(const cgroup::Layout& layout, const std::string& path, bool least) {
   (void)layout.apply(path, limits);
 }
 
+/// With the last pod of a class its slice goes, and all that is in it: no other may be made meanwhile.
+std::mutex& slices_mutex() {
+  static std::mutex mutex;
+  return mutex;
+}
+
+bool has_processes(const cgroup::Layout& layout, const std::string& path) {
+  if (!layout.exists(path)) return false;
+  const Result<std::vector<pid_t>> pids = layout.processes(path);
+  return pids && !pids->empty();
+}
+
+bool holds_slices(const cgroup::Layout& layout, const std::string& path) {
+  const Result<files::Descriptor> folder = files::open_folder(layout.unified_folder(path));
+  if (!folder) return false;
+  const Result<std::vector<std::string>> names = files::list_folder(folder->get());
+  return names &&
+         std::any_of(names->begin(), names->end(), [](const std::string& name) { return systemd::is_slice(name); });
+}
+
+void weigh_slice(const CgroupSettings& settings, const cgroup::Layout& layout, const std::string& name, bool least) {
+  const std::string path = systemd::slice_path(name);
+  const Result<std::string> text = files::read_file(layout.unified_folder(path) + "/cpu.weight", 100);
+  if (!text) return;
+  const uint64_t weight =
+      cgroup::weight_of_shares(least ? kLeastShares : std::max(kLeastShares, shares_of_pods(layout, path)));
+  if (*text == std::to_string(weight) + "\n") return;
+  (void)settings.systemd.set_properties(systemd::unit_of(path), {{"CPUWeight", weight}});
+}
+
+Status make_pod_slice(const CgroupSettings& settings, const cgroup::Layout& layout, const std::string& name) {
+  const std::lock_guard<std::mutex> guard(slices_mutex());
+  systemd::Properties limits;
+  if (settings.pids_limit > 0) limits.push_back({"TasksMax", static_cast<uint64_t>(settings.pids_limit)});
+  Status made =
+      settings.systemd.start_slice(systemd::unit_of(systemd::slice_path(name)), systemd::kPodDescription, limits);
+  if (!made) return made;
+  weigh_slice(settings, layout, settings.root + "/besteffort", true);
+  weigh_slice(settings, layout, settings.root + "/burstable", false);
+  return Status::ok();
+}
+
+void discard_slices(const CgroupSettings& settings, const cgroup::Layout& layout, const std::string& uid) {
+  if (layout.mode() != cgroup::Mode::v2 || !layout.exists(systemd::slice_path(settings.root))) return;
+  const std::lock_guard<std::mutex> guard(slices_mutex());
+  const auto discard = [&](const std::string& name) {
+    const std::string path = systemd::slice_path(name);
+    if (!layout.exists(path) || holds_slices(layout, path) || has_processes(layout, path)) return;
+    (void)settings.systemd.stop(systemd::unit_of(path));
+  };
+  for (const char* quality : {"", "/burstable", "/besteffort"}) {
+    discard(settings.root + quality + "/pod" + uid);
+    if (*quality) discard(settings.root + quality);
+  }
+  discard(settings.root);
+  weigh_slice(settings, layout, settings.root + "/burstable", false);
+}
+
 }  // namespace
+
+std::string place_of(const CgroupSettings& settings, const std::string& name) {
+  return settings.are_slices ? systemd::slice_path(name) : name;
+}
 
 Status make_pod_cgroup(const CgroupSettings& settings, const std::string& path) {
   if (settings.root.empty() || path.empty()) return Status::ok();
   Result<cgroup::Layout> layout = cgroup::Layout::detect();
   if (!layout) return layout.status();
+  if (layout->mode() == cgroup::Mode::v2 &&
+      has_processes(*layout, settings.are_slices ? path : systemd::slice_path(path)))
+    return Status::ok();
+  if (settings.are_slices) return make_pod_slice(settings, *layout, path).with_context("make the pod's slice");
   if (Status made = layout->create(path); !made) return made.with_context("make the pod's cgroup");
   if (settings.pids_limit > 0) {
     cgroup::Limits limits;
@@ -68,6 +137,7 @@ void discard_pod_cgroup(const CgroupSettings& settings, const std::string& uid) 
     if (*quality) layout->discard(settings.root + quality);
   }
   layout->discard(settings.root);
+  discard_slices(settings, *layout, uid);
   weigh(*layout, settings.root + "/burstable", false);
 }
 

@@ -94,11 +94,12 @@ Status PodFiles::save(const WantedPod& pod) const {
   return files::write_file(folder->get(), kRecord, to_record(pod), files::Durability::cached);
 }
 
-Result<PodPlaces> PodFiles::prepare(const WantedPod& pod, const std::string& log_folder) const {
+Result<PodPlaces> PodFiles::prepare(const WantedPod& pod, const std::string& log_folder,
+                                    const CgroupSettings& cgroups) const {
   for (const auto* list : {&pod.pod->spec().init_containers(), &pod.pod->spec().containers()})
     for (const core::Container& container : *list)
       if (Status made = files::make_folders(log_folder + "/" + container.name(), 0755); !made) return made;
-  if (Status made = make_pod_cgroup(cgroups_, cgroup_of(pod, cgroups_.root)); !made) return made;
+  if (Status made = make_pod_cgroup(cgroups, cgroup_of(pod, cgroups.root)); !made) return made;
   PodPlaces places;
   if (pod.pod->spec().has_host_users() && !pod.pod->spec().host_users()) {
     Result<PodIds> ids = ids_of_pod(ids_, folder_ + "/pods", pod.uid);

@@ -43,8 +43,9 @@ class PodFiles {
   /// All records; what is unreadable is reported by name and left out.
   std::vector<std::shared_ptr<const WantedPod>> load(std::vector<std::string>& problems) const;
   Status save(const WantedPod& pod) const;
-  /// Makes what the pod's containers mount and log into. FAILED_PRECONDITION: a hostPath is not what its type says.
-  Result<PodPlaces> prepare(const WantedPod& pod, const std::string& log_folder) const;
+  /// Makes what the pod's containers mount and log into, and its cgroup. FAILED_PRECONDITION: a hostPath is not what its type
+  /// says.
+  Result<PodPlaces> prepare(const WantedPod& pod, const std::string& log_folder, const CgroupSettings& cgroups) const;
   /// Whether `prepare_container` has anything to make.
   static bool has_container_files(const core::Pod& pod, const core::Container& container);
   /// Makes it anew, before each start. FAILED_PRECONDITION: a subPath cannot be had.

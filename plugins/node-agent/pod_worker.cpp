@@ -346,9 +346,17 @@ Task<std::optional<WallTime>> PodWorker::sync(PodRun& run) {
 
 Task<Status> PodWorker::prepare(PodRun& run) {
   const std::shared_ptr<const WantedPod> pod = run.wanted;
-  auto work = [files = context_.files, pod, log_folder = run.log_folder]() -> Result<PodPlaces> {
+  // Not once for all: another runtime, or another driver of the same one, may have come since the last pod.
+  const cri::RuntimeConfigRequest ask;
+  auto asking = context_.runtime->RuntimeConfig(ask, options(kQuickCall));
+  const Result<cri::RuntimeConfigResponse> config = co_await asking;
+  if (!config && config.status().code() != Code::unimplemented)
+    co_return config.status().with_context("ask the container runtime for its cgroup driver");
+  context_.node.cgroups.are_slices = config && config->linux().cgroup_driver() == cri::SYSTEMD;
+  auto work = [files = context_.files, pod, cgroups = context_.node.cgroups,
+               log_folder = run.log_folder]() -> Result<PodPlaces> {
     if (Status saved = files.save(*pod); !saved) return saved.with_context("keep the pod's record");
-    return files.prepare(*pod, log_folder);
+    return files.prepare(*pod, log_folder, cgroups);
   };
   auto working = context_.host.blocking(std::move(work));
   Result<PodPlaces> places = co_await std::move(working);

@@ -11,14 +11,15 @@
 #include <boost/json.hpp>
 #include <cerrno>
 #include <set>
-#include <thread>
 
 #include "cri/images/overlay.hpp"
 #include "cri/oci/users.hpp"
 #include "pintle/runtime.pb.h"
 #include "plugins/runtime-oci/mapped_users.hpp"
 #include "plugins/runtime-oci/monitor.hpp"
+#include "plugins/runtime-oci/placement.hpp"
 #include "sdk/support/files/files.hpp"
+#include "sdk/support/systemd/slices.hpp"
 
 namespace pintle::runtime_oci {
 namespace {
@@ -75,7 +76,7 @@ Status make_host_folders(const ::runtime::v1::ContainerConfig& config) {
 /// The mount points of the runtime are made by it; a missing working directory too, so nothing else is touched in the root.
 Result<oci::Spec> make_spec(const Node& node, const std::string& folder,
                             const runtime::v1::CreateContainerRequest& request, const images::Config& image,
-                            const std::string& cgroup, const MappedUsers& users) {
+                            const Place& place, const MappedUsers& users) {
   if (Status made = make_host_folders(request.config()); !made) return made;
   auto root = files::open_folder(folder + "/rootfs");
   if (!root) return root.status();
@@ -92,7 +93,7 @@ Result<oci::Spec> make_spec(const Node& node, const std::string& folder,
   wanted.host = &node.host;
   wanted.hook_folders = node.settings.hook_folders;
   wanted.compiled_seccomp = node.programs.kind == RuntimeKind::crun;
-  if (node.programs.kind == RuntimeKind::runc) wanted.cgroups_path = cgroup;
+  if (node.programs.kind == RuntimeKind::runc || !place.scope.empty()) wanted.cgroups_path = place.cgroups_path;
   auto identity = oci::resolve_identity(root->get(), request.config().linux().security_context(), image.user);
   if (!identity) return identity.status();
   wanted.identity = std::move(*identity);
@@ -101,6 +102,12 @@ Result<oci::Spec> make_spec(const Node& node, const std::string& folder,
     Status shown = show_binds(users, spec->document, folder);
     if (!shown) return shown;
   }
+  if (!spec || place.scope.empty()) return spec;
+  auto annotations = scope_annotations(spec->limits);
+  if (!annotations) return annotations.status();
+  boost::json::value& all = spec->document["annotations"];
+  if (!all.is_object()) all.emplace_object();
+  for (const auto& [key, text] : *annotations) all.get_object()[key] = text;
   return spec;
 }
 
@@ -150,9 +157,10 @@ Result<Prepared> prepare(const Node& node, images::Store& store, const runtime::
   record.sandbox_id = request.sandbox().id();
   record.image_id = request.image_id();
   record.log_path = request.log_path();
-  record.cgroup =
-      (request.sandbox().cgroup_parent().empty() ? node.settings.cgroup_parent : request.sandbox().cgroup_parent()) +
-      "/" + id;
+  const Place place = place_of(node, request.sandbox().cgroup_parent(), id);
+  record.cgroup = place.cgroup;
+  record.scope = place.scope;
+  record.kills_beside_before = out_of_memory_kills_beside(node, record);
   record.name = request.config().metadata().name();
   record.attempt = request.config().metadata().attempt();
   record.labels = {request.config().labels().begin(), request.config().labels().end()};
@@ -179,7 +187,7 @@ Result<Prepared> prepare(const Node& node, images::Store& store, const runtime::
   if (status) status = make_root(folder, *image, *users);
   if (status) {
     if (users->are_mapped()) prepared.shown_at = shown_folder();
-    auto spec = make_spec(node, folder, request, image->image->config, record.cgroup, *users);
+    auto spec = make_spec(node, folder, request, image->image->config, place, *users);
     status = spec.status();
     if (status) {
       auto bundle = files::open_folder(folder);
@@ -187,15 +195,16 @@ Result<Prepared> prepare(const Node& node, images::Store& store, const runtime::
                                           files::Durability::cached)
                       : bundle.status();
       prepared.remarks = std::move(spec->remarks);
+      prepared.limits = spec->limits;
     }
     // runc makes the cgroup itself and would refuse one that holds limits already.
-    if (status && node.programs.kind == RuntimeKind::crun) {
+    if (status && node.programs.kind == RuntimeKind::crun && record.scope.empty()) {
       status = node.cgroups.create(record.cgroup);
       if (status) status = node.cgroups.apply(record.cgroup, spec->limits);
       if (status) status = node.cgroups.allow_devices(record.cgroup, spec->devices);
     }
     if (status && users->are_mapped()) status = open_cgroups(node.cgroups.folders(record.cgroup));
-    if (status && !node.cgroups.exists(node.monitors_cgroup())) status = node.cgroups.create(node.monitors_cgroup());
+    if (status && !node.cgroups.exists(monitors_places(node).front())) status = make_monitors_place(node);
   }
   if (!status) {
     if (Status undone = dismantle(node, store, record); !undone) {
@@ -228,10 +237,7 @@ class Steps {
 
 Status release_ended(const Node& node, const ContainerRecord& record) {
   Steps steps;
-  if (!record.cgroup.empty() && node.cgroups.exists(record.cgroup)) {
-    steps.note(node.cgroups.kill(record.cgroup));
-    steps.note(node.cgroups.remove(record.cgroup, 5000));
-  }
+  steps.note(remove_container_place(node, record));
   steps.note(images::unmount_all(node.folders.container(record.id) + "/rootfs"));
   steps.note(hide(node.folders.container(record.id)));
   return steps.status("");
@@ -287,17 +293,21 @@ Result<std::vector<Found>> look(const Node& node) {
         (void)rename((folder + "/" + kRecord).c_str(), (node.folders.state + "/damaged-" + id + ".json").c_str());
       found.record.id = id;
       found.record.boot_id = boot_id();
-      found.record.cgroup = node.settings.cgroup_parent + "/" + id;
+      const Place place = place_of(node, "", id);
+      found.record.cgroup = place.cgroup;
+      found.record.scope = place.scope;
       if (auto pid = files::read_file(folder + "/pid", 100)) {
         // Its cgroup tells whether the process is the container's, and where else it may be than below our own parent.
         const int number = std::atoi(pid->c_str());
         auto membership = files::read_file("/proc/" + std::to_string(number) + "/cgroup", 1u << 16);
         auto start = start_time_of(number);
-        const size_t end = membership ? membership->find("/" + id + "\n") : std::string::npos;
-        if (start && end != std::string::npos) {
+        const size_t at = membership ? membership->find(id) : std::string::npos;
+        if (start && at != std::string::npos) {
           found.record.process = {number, *start};
-          const size_t line = membership->rfind(':', end);
-          found.record.cgroup = membership->substr(line + 1, end - line - 1) + "/" + id;
+          const size_t line = membership->rfind(':', at) + 1;
+          found.record.cgroup = membership->substr(line, membership->find('\n', at) - line);
+          const std::string unit = systemd::unit_of(found.record.cgroup);
+          found.record.scope = unit.ends_with(".scope") ? unit : "";
         }
       }
       all.push_back(std::move(found));
@@ -330,15 +340,17 @@ Result<std::vector<Found>> look(const Node& node) {
 void end_stray_programs(const Node& node, const std::vector<std::string>& known) {
   const auto until = std::chrono::steady_clock::now() + std::chrono::seconds(5);
   while (std::chrono::steady_clock::now() < until) {
-    auto pids = node.cgroups.processes(node.monitors_cgroup());
-    if (!pids) return;
     std::vector<files::Descriptor> strays;
-    for (const pid_t pid : *pids) {
-      files::Descriptor handle(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
-      const std::string id = container_of_program(node, pid);
-      if (!handle.valid() || id.empty() || std::find(known.begin(), known.end(), id) != known.end()) continue;
-      syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0);
-      strays.push_back(std::move(handle));
+    for (const std::string& place : monitors_places(node)) {
+      auto pids = node.cgroups.processes(place);
+      if (!pids) continue;
+      for (const pid_t pid : *pids) {
+        files::Descriptor handle(static_cast<int>(syscall(SYS_pidfd_open, pid, 0)));
+        const std::string id = container_of_program(node, pid);
+        if (!handle.valid() || id.empty() || std::find(known.begin(), known.end(), id) != known.end()) continue;
+        syscall(SYS_pidfd_send_signal, handle.get(), SIGKILL, nullptr, 0);
+        strays.push_back(std::move(handle));
+      }
     }
     if (strays.empty()) return;
     for (const files::Descriptor& stray : strays) {
@@ -346,15 +358,6 @@ void end_stray_programs(const Node& node, const std::vector<std::string>& known)
       (void)poll(&ended, 1, 1000);
     }
   }
-}
-
-void discard_cgroups(const Node& node) {
-  for (int attempt = 0; attempt < 50; ++attempt) {
-    node.cgroups.discard(node.monitors_cgroup());
-    if (!node.cgroups.exists(node.monitors_cgroup())) break;
-    std::this_thread::sleep_for(std::chrono::milliseconds(5));
-  }
-  node.cgroups.discard(node.settings.cgroup_parent);
 }
 
 Status sweep(const Node& node, images::Store& store, const std::vector<std::string>& known) {

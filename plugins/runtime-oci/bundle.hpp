@@ -24,6 +24,7 @@ struct Prepared {
   bool input_once = false;
   std::string
       shown_at;  ///< where the OCI runtime sees the container's folder (mapped_users.hpp); empty: at its own place
+  cgroup::Limits limits;
   std::vector<std::string> remarks;  ///< for the log
 };
 
@@ -61,9 +62,5 @@ Status sweep(const Node& node, images::Store& store, const std::vector<std::stri
 /// Kills monitors of this instance's containers that are not in `known`, and what they run to create them, and waits until these have
 /// ended (at most 5 s): an OCI runtime that is halfway through would make again what is being removed. Blocks.
 void end_stray_programs(const Node& node, const std::vector<std::string>& known);
-
-/// When no container is left: takes away the cgroups above them, unless others use them. Waits a quarter of a second at most for
-/// monitors that are ending.
-void discard_cgroups(const Node& node);
 
 }  // namespace pintle::runtime_oci

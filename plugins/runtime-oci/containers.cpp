@@ -15,6 +15,7 @@
 
 #include "cri/oci/spec.hpp"
 #include "plugins/runtime-oci/monitor.hpp"
+#include "plugins/runtime-oci/placement.hpp"
 
 namespace pintle::runtime_oci {
 
@@ -217,7 +218,9 @@ Task<Status> Containers::run_monitor(EntryPointer entry, const Prepared& prepare
   Result<Process> monitor = host_.spawn(command);
   if (!monitor && monitor.status().code() == Code::not_found) {
     // Another instance that stopped has just discarded the monitors' cgroup, which was empty.
-    if (Status status = node_->cgroups.create(node_->monitors_cgroup()); !status) co_return status;
+    const auto make = [node = node_] { return make_monitors_place(*node); };
+    Task<Status> making = host_.blocking(make);
+    if (Status made = co_await std::move(making); !made) co_return made;
     monitor = host_.spawn(command);
   }
   if (!monitor) co_return monitor.status().with_context("start the container's monitor");
@@ -247,7 +250,10 @@ Task<Status> Containers::run_monitor(EntryPointer entry, const Prepared& prepare
   if (auto start = start_time_of(*pid)) record.process.start_time = *start;
   record.phase = Phase::created;
   record.created_at = now();
-  const auto work = [node = node_, record] { return save(*node, record, true); };
+  const auto work = [node = node_, record, limits = prepared.limits] {
+    const Status finished = finish_scope(*node, record, limits);
+    return finished ? save(*node, record, true) : finished;
+  };
   Task<Status> saving = host_.blocking(work);
   Status saved = co_await std::move(saving);
   // It may have ended before there was a record to put its end in.
@@ -255,11 +261,11 @@ Task<Status> Containers::run_monitor(EntryPointer entry, const Prepared& prepare
   co_return saved;
 }
 
-Task<Status> Containers::run_runtime(std::vector<std::string> arguments) {
+Task<Status> Containers::run_runtime(EntryPointer entry, std::vector<std::string> arguments) {
   UniqueFd complaints(memfd_create("runtime", MFD_CLOEXEC));
   Command command;
   command.program = node_->programs.runtime;
-  command.arguments = runtime_arguments(*node_, std::move(arguments));
+  command.arguments = runtime_arguments(*node_, entry->record, std::move(arguments));
   command.environment = {"PATH=/usr/sbin:/usr/bin:/sbin:/bin"};
   command.descriptors = {-1, -1, complaints.get()};
   Result<Process> process = host_.spawn(command);
@@ -286,7 +292,7 @@ Task<Result<runtime::v1::StartContainerResponse>> Containers::start(const std::s
   Status status = co_await std::move(releasing);
   if (status.code() == Code::failed_precondition) {
     std::vector<std::string> arguments = {"start", id};
-    Task<Status> starting = run_runtime(std::move(arguments));
+    Task<Status> starting = run_runtime(entry, std::move(arguments));
     status = co_await std::move(starting);
   }
   if (!status) co_return status.with_context("start container " + id);
@@ -408,7 +414,10 @@ Task<void> Containers::settle(EntryPointer entry, bool monitor_ended) {
   }
   entry->record = std::move(outcome.second);
   entry->process_watch = {};
-  if (entry->record.out_of_memory) out_of_memory_.add();
+  if (entry->record.out_of_memory) {
+    out_of_memory_.add();
+    note_kill_beside(*entry);
+  }
   entry->ended->set();
   publish(*entry);
   release_later(entry);
@@ -430,6 +439,15 @@ Task<void> Containers::release(EntryPointer entry) {
   if (!status)
     host_.warn("an ended container keeps what it no longer needs until it is removed",
                {{"container", entry->record.id}, {"error", status.message()}});
+}
+
+/// A kill that has been told counts for no other container of the pod any more.
+void Containers::note_kill_beside(const Entry& killed) {
+  if (killed.record.scope.empty()) return;
+  const uint64_t kills = out_of_memory_kills_beside(*node_, killed.record);
+  for (const auto& [id, entry] : entries_) {
+    if (entry->record.sandbox_id == killed.record.sandbox_id) entry->record.kills_beside_before = kills;
+  }
 }
 
 Result<runtime::v1::SignalContainerResponse> Containers::signal(const std::string& id, int number) {
@@ -635,8 +653,8 @@ Task<Result<runtime::v1::UpdateResourcesResponse>> Containers::update(
   if (entry->gone || (entry->record.phase != Phase::created && entry->record.phase != Phase::started)) {
     co_return failed_precondition("container " + request.container_id() + " has ended");
   }
-  const auto work = [node = node_, cgroup = entry->record.cgroup, limits = oci::limits_of(request.resources())] {
-    return node->cgroups.apply(cgroup, limits);
+  const auto work = [node = node_, record = entry->record, limits = oci::limits_of(request.resources())] {
+    return limit_container(*node, record, limits);
   };
   Task<Status> applying = host_.blocking(work);
   const Status status = co_await std::move(applying);

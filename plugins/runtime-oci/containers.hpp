@@ -64,9 +64,10 @@ class Containers {
   using EntryPointer = std::shared_ptr<Entry>;
 
   Task<Status> run_monitor(EntryPointer entry, const Prepared& prepared, std::chrono::nanoseconds patience);
-  Task<Status> run_runtime(std::vector<std::string> arguments);
+  Task<Status> run_runtime(EntryPointer entry, std::vector<std::string> arguments);
   Status watch_exits();
   void watch_monitor(const EntryPointer& entry);
+  void note_kill_beside(const Entry& killed);
   void watch_process(const EntryPointer& entry);
   Task<void> settle(EntryPointer entry, bool monitor_ended);
   void release_later(const EntryPointer& entry);

@@ -12,6 +12,7 @@
 #include <charconv>
 #include <chrono>
 
+#include "plugins/runtime-oci/placement.hpp"
 #include "sdk/support/files/files.hpp"
 
 namespace pintle::runtime_oci {
@@ -23,16 +24,21 @@ constexpr int kReopenPatience = 2000;  // milliseconds
 // Milliseconds; long, because a container that finds its reader gone again dies of it. One that is dead is noticed at once.
 constexpr int kStartPatience = 30'000;
 
-/// The launcher's arguments up to and with the runtime's path. Without a cgroup the runtime joins it by itself.
-std::vector<std::string> launch_arguments(const Node& node, const std::string& cgroup, bool terminal,
+/// Whether the launcher takes the container's processes into the cgroup, which was made here.
+bool is_joined_by_launcher(const Node& node, const ContainerRecord& record) {
+  return node.programs.kind == RuntimeKind::crun && record.scope.empty();
+}
+
+/// The launcher's arguments up to and with the runtime's path. Where it does not join the cgroup, the runtime does.
+std::vector<std::string> launch_arguments(const Node& node, const ContainerRecord& record, bool terminal,
                                           const std::vector<std::string>& more = {}) {
   std::vector<std::string> arguments = more;
-  if (node.programs.kind == RuntimeKind::crun) {
-    for (std::string& file : node.cgroups.tasks_files(cgroup)) {
+  if (is_joined_by_launcher(node, record)) {
+    for (std::string& file : node.cgroups.tasks_files(record.cgroup)) {
       arguments.push_back("--tasks");
       arguments.push_back(std::move(file));
     }
-    if (std::string folder = node.cgroups.unified_folder(cgroup); !folder.empty()) {
+    if (std::string folder = node.cgroups.unified_folder(record.cgroup); !folder.empty()) {
       arguments.push_back("--cgroup2");
       arguments.push_back(std::move(folder));
     }
@@ -43,17 +49,22 @@ std::vector<std::string> launch_arguments(const Node& node, const std::string& c
   return arguments;
 }
 
-std::vector<std::string> global_options(const Node& node) {
+std::vector<std::string> global_options(const Node& node, const ContainerRecord& record) {
   std::vector<std::string> options = {"--root", node.folders.oci};
-  if (node.programs.kind == RuntimeKind::crun) options.push_back("--cgroup-manager=disabled");
+  if (!record.scope.empty()) {
+    options.push_back("--systemd-cgroup");
+  } else if (node.programs.kind == RuntimeKind::crun) {
+    options.push_back("--cgroup-manager=disabled");
+  }
   return options;
 }
 
 }  // namespace
 
-std::vector<std::string> runtime_arguments(const Node& node, std::vector<std::string> arguments) {
+std::vector<std::string> runtime_arguments(const Node& node, const ContainerRecord& record,
+                                           std::vector<std::string> arguments) {
   std::vector<std::string> all = {node.programs.runtime};
-  for (std::string& option : global_options(node)) all.push_back(std::move(option));
+  for (std::string& option : global_options(node, record)) all.push_back(std::move(option));
   for (std::string& argument : arguments) all.push_back(std::move(argument));
   return all;
 }
@@ -61,7 +72,7 @@ std::vector<std::string> runtime_arguments(const Node& node, std::vector<std::st
 Command monitor_command(const Node& node, const Prepared& prepared) {
   const ContainerRecord& record = prepared.record;
   const std::string folder = node.folders.container(record.id);
-  const bool launches = node.programs.kind == RuntimeKind::crun || !prepared.shown_at.empty();
+  const bool launches = is_joined_by_launcher(node, record) || !prepared.shown_at.empty();
   Command command;
   command.program = node.programs.monitor;
   command.arguments = {"conmon",
@@ -96,12 +107,12 @@ Command monitor_command(const Node& node, const Prepared& prepared) {
   std::vector<std::string> runtime;
   std::vector<std::string> shows;
   if (!prepared.shown_at.empty()) shows = {"--show", folder, prepared.shown_at};
-  if (launches) runtime = launch_arguments(node, record.cgroup, false, shows);
-  for (std::string& option : global_options(node)) runtime.push_back(std::move(option));
+  if (launches) runtime = launch_arguments(node, record, false, shows);
+  for (std::string& option : global_options(node, record)) runtime.push_back(std::move(option));
   for (const std::string& argument : runtime) command.arguments.push_back("--runtime-arg=" + argument);
   command.environment = {kSearchPath, "_OCI_SYNCPIPE=3"};
   command.directory = folder;
-  command.cgroups = node.cgroups.folders(node.monitors_cgroup());
+  command.cgroups = node.cgroups.folders(monitors_places(node).front());
   command.new_session = true;
   command.detached = true;
   return command;
@@ -111,10 +122,9 @@ Command exec_command(const Node& node, const ContainerRecord& record, bool termi
   Command command;
   command.environment = {kSearchPath};
   const std::vector<std::string> exec = {"exec", "--process", "/proc/self/fd/3", "--pid-file", pid_file, record.id};
-  // runc puts the process into the cgroup by itself; for the terminal both need the launcher.
   std::vector<std::string> launch = {"pintle-oci-launch"};
-  for (std::string& argument : launch_arguments(node, record.cgroup, terminal)) launch.push_back(std::move(argument));
-  for (std::string& option : global_options(node)) launch.push_back(std::move(option));
+  for (std::string& argument : launch_arguments(node, record, terminal)) launch.push_back(std::move(argument));
+  for (std::string& option : global_options(node, record)) launch.push_back(std::move(option));
   launch.insert(launch.end(), exec.begin(), exec.end());
   command.program = node.programs.launcher;
   command.arguments = std::move(launch);
@@ -170,7 +180,8 @@ void apply_exit(const Node& node, ContainerRecord& record, const Exit& exit) {
   if (!record.out_of_memory && exit.code == 137) {
     // conmon hears of it by an event that may lose the race with the end itself.
     auto stats = node.cgroups.stats(record.cgroup);
-    record.out_of_memory = stats && stats->out_of_memory_kills > 0;
+    record.out_of_memory =
+        stats ? stats->out_of_memory_kills > 0 : out_of_memory_kills_beside(node, record) > record.kills_beside_before;
   }
   if (!was_started && record.message.empty()) record.message = "it ended before it was started";
   (void)save(node, record, false);

@@ -2,8 +2,8 @@
 
 /// conmon: the process that watches a container, writes its log and keeps its exit code.
 ///
-/// It is started detached in the monitors' cgroup and creates the container by running the OCI runtime; crun through our launcher,
-/// which joins the container's cgroup first. What it says:
+/// It is started detached in the monitors' cgroup and creates the container by running the OCI runtime; crun with the cgroupfs driver
+/// through our launcher, which joins the container's cgroup first. What it says:
 ///
 ///   sync pipe   one line of JSON once the runtime has ended: {"pid": N}, or {"pid": -1, "message": "..."} on failure
 ///   exit file   <exits>/<id> with the exit code, by rename, as soon as the container's process has ended
@@ -27,7 +27,8 @@ namespace pintle::runtime_oci {
 Command monitor_command(const Node& node, const Prepared& prepared);
 
 /// A command of the OCI runtime by its global options, such as {"start", id}.
-std::vector<std::string> runtime_arguments(const Node& node, std::vector<std::string> arguments);
+std::vector<std::string> runtime_arguments(const Node& node, const ContainerRecord& record,
+                                           std::vector<std::string> arguments);
 
 /// A command in a running container: descriptors 0, 1, 2 are its own, 3 is the process document.
 Command exec_command(const Node& node, const ContainerRecord& record, bool terminal, const std::string& pid_file);

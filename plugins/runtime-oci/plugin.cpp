@@ -12,6 +12,7 @@
 #include "pintle/runtime.pintle.hpp"
 #include "plugins/runtime-oci/containers.hpp"
 #include "plugins/runtime-oci/image_service.hpp"
+#include "plugins/runtime-oci/placement.hpp"
 #include "plugins/runtime-oci/settings.hpp"
 
 namespace pintle::runtime_oci {
@@ -22,6 +23,7 @@ namespace {
 struct Parts {
   Status problem;
   std::function<Task<Status>()> look_again;
+  CgroupDriver driver = CgroupDriver::cgroupfs;
   std::shared_ptr<const Node> node;
   std::shared_ptr<images::Store> store;
   std::unique_ptr<Containers> containers;
@@ -40,7 +42,7 @@ class RuntimeService final : public runtime::v1::RuntimeBackend {
     response.set_name("oci");
     response.set_ready(parts_.problem.is_ok());
     response.set_message(parts_.problem.message());
-    response.set_cgroup_driver("cgroupfs");
+    response.set_cgroup_driver(std::string(driver_name(parts_.driver)));
     if (parts_.node) {
       response.set_name(parts_.node->programs.runtime_name);
       response.set_version(parts_.node->programs.runtime_version);
@@ -106,12 +108,10 @@ class RuntimeService final : public runtime::v1::RuntimeBackend {
       Call&, const runtime::v1::CreateSandboxRequest& request) override {
     if (!parts_.containers) co_return parts_.problem;
     const std::string& cgroup = request.sandbox().cgroup_parent();
+    if (Status good = check_parent(*parts_.node, cgroup); !good) co_return good;
     if (!cgroup.empty()) {
       const auto limits = oci::limits_of(request.sandbox().config().linux().resources());
-      const auto work = [node = parts_.node, cgroup, limits] {
-        Status status = node->cgroups.create(cgroup);
-        return status ? node->cgroups.apply(cgroup, limits) : status;
-      };
+      const auto work = [node = parts_.node, cgroup, limits] { return make_pod_place(*node, cgroup, limits); };
       Task<Status> making = host_.blocking(work);
       const Status status = co_await std::move(making);
       if (!status) co_return status.with_context("sandbox " + request.sandbox().id());
@@ -125,7 +125,7 @@ class RuntimeService final : public runtime::v1::RuntimeBackend {
     // A parent that several pods share is not a pod's to remove; nor is that of a pod which has a newer sandbox already.
     if (!cgroup.empty() && cgroup != parts_.node->settings.cgroup_parent &&
         !parts_.containers->has_others_in(cgroup, request.sandbox_id())) {
-      const auto work = [node = parts_.node, cgroup] { return node->cgroups.remove(cgroup, 1000); };
+      const auto work = [node = parts_.node, cgroup] { return remove_pod_place(*node, cgroup); };
       Task<Status> removing = host_.blocking(work);
       const Status status = co_await std::move(removing);
       if (!status) co_return status.with_context("sandbox " + request.sandbox_id());
@@ -163,7 +163,7 @@ class RuntimeOci final : public Plugin {
     (void)co_await std::move(closing);
     if (!parts_.containers || parts_.containers->size() != 0) co_return Status::ok();
     Task<Status> discarding = host().blocking([node = parts_.node] {
-      discard_cgroups(*node);
+      discard_places(*node);
       return Status::ok();
     });
     co_return co_await std::move(discarding);
@@ -242,6 +242,11 @@ class RuntimeOci final : public Plugin {
     Result<cgroup::Layout> cgroups = cgroup::Layout::detect();
     if (!cgroups) co_return cgroups.status();
     node->cgroups = std::move(*cgroups);
+    Result<CgroupDriver> driver = choose_driver(settings_.cgroup_driver, node->cgroups, systemd::Manager::runs_here());
+    // What was asked for is told, also where it cannot be had: whoever asks must not make pods in another way.
+    if (!driver) parts_.driver = CgroupDriver::systemd;
+    if (!driver) co_return driver.status();
+    node->driver = parts_.driver = *driver;
     Result<Programs> programs = find_programs(settings_, node->cgroups);
     if (!programs) co_return programs.status();
     node->programs = std::move(*programs);
@@ -255,7 +260,8 @@ class RuntimeOci final : public Plugin {
     node->folders = std::move(*folders);
     host().info("OCI runtime found", {{"runtime", node->programs.runtime},
                                       {"version", node->programs.runtime_version},
-                                      {"cgroups", cgroup::mode_name(node->cgroups.mode())}});
+                                      {"cgroups", cgroup::mode_name(node->cgroups.mode())},
+                                      {"cgroup driver", driver_name(node->driver)}});
     parts_.node = std::move(node);
     co_return Status::ok();
   }

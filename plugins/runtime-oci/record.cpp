@@ -77,29 +77,30 @@ class Reader {
 }  // namespace
 
 std::string ContainerRecord::to_json() const {
-  return json::serialize(json::object{{"version", kVersion},
-                                      {"id", id},
-                                      {"sandbox", sandbox_id},
-                                      {"image", image_id},
-                                      {"logPath", log_path},
-                                      {"cgroup", cgroup},
-                                      {"name", name},
-                                      {"attempt", attempt},
-                                      {"labels", to_object(labels)},
-                                      {"annotations", to_object(annotations)},
-                                      {"stopSignal", stop_signal},
-                                      {"sharesProcesses", shares_processes},
-                                      {"phase", kPhases[static_cast<size_t>(phase)]},
-                                      {"bootId", boot_id},
-                                      {"process", to_object(process)},
-                                      {"monitor", to_object(monitor)},
-                                      {"createdAt", created_at},
-                                      {"startedAt", started_at},
-                                      {"finishedAt", finished_at},
-                                      {"exitCode", exit_code},
-                                      {"outOfMemory", out_of_memory},
-                                      {"message", message}}) +
-         "\n";
+  json::object object{{"version", kVersion},
+                      {"id", id},
+                      {"sandbox", sandbox_id},
+                      {"image", image_id},
+                      {"logPath", log_path},
+                      {"cgroup", cgroup},
+                      {"name", name},
+                      {"attempt", attempt},
+                      {"labels", to_object(labels)},
+                      {"annotations", to_object(annotations)},
+                      {"stopSignal", stop_signal},
+                      {"sharesProcesses", shares_processes},
+                      {"phase", kPhases[static_cast<size_t>(phase)]},
+                      {"bootId", boot_id},
+                      {"process", to_object(process)},
+                      {"monitor", to_object(monitor)},
+                      {"createdAt", created_at},
+                      {"startedAt", started_at},
+                      {"finishedAt", finished_at},
+                      {"exitCode", exit_code},
+                      {"outOfMemory", out_of_memory},
+                      {"message", message}};
+  if (!scope.empty()) object["scope"] = json::object{{"unit", scope}, {"killsBesideBefore", kills_beside_before}};
+  return json::serialize(object) + "\n";
 }
 
 Result<ContainerRecord> ContainerRecord::parse(std::string_view text) {
@@ -114,6 +115,12 @@ Result<ContainerRecord> ContainerRecord::parse(std::string_view text) {
   record.image_id = reader.text("image");
   record.log_path = reader.text("logPath");
   record.cgroup = reader.text("cgroup");
+  if (const json::value* scope = value.get_object().if_contains("scope"); scope && scope->is_object()) {
+    Reader inner(scope->get_object());
+    record.scope = inner.text("unit");
+    record.kills_beside_before = static_cast<uint64_t>(inner.number("killsBesideBefore"));
+    if (!inner.good()) return data_loss("its scope is damaged");
+  }
   record.name = reader.text("name");
   record.attempt = static_cast<uint32_t>(reader.number("attempt"));
   record.labels = reader.map("labels");

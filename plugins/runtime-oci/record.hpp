@@ -38,7 +38,9 @@ struct ContainerRecord {
   std::string image_id;
   std::string log_path;
   std::string cgroup;
-  std::string name;  ///< of CRI's metadata
+  std::string scope;                 ///< its systemd unit; empty: the cgroup is our own
+  uint64_t kills_beside_before = 0;  ///< of the pod's cgroup (placement.hpp) when this container was made
+  std::string name;                  ///< of CRI's metadata
   uint32_t attempt = 0;
   std::map<std::string, std::string> labels;
   std::map<std::string, std::string> annotations;

@@ -51,6 +51,7 @@ Result<Settings> Settings::parse(std::string_view text) {
   take("monitor", settings.monitor);
   take("launcher", settings.launcher);
   take("cgroupParent", settings.cgroup_parent);
+  take("cgroupDriver", settings.cgroup_driver);
   if (const boost::json::value* folders = value.get_object().if_contains("hookFolders");
       folders && folders->is_array()) {
     settings.hook_folders.clear();

@@ -9,6 +9,7 @@
 
 #include "cri/oci/spec.hpp"
 #include "sdk/support/cgroup/cgroup.hpp"
+#include "sdk/support/systemd/manager.hpp"
 
 namespace pintle::runtime_oci {
 
@@ -17,6 +18,7 @@ struct Settings {
   std::string monitor = "conmon";
   std::string launcher;  ///< pintle-oci-launch; empty: looked for beside the installed files
   std::string cgroup_parent = "/pintle";
+  std::string cgroup_driver = "auto";  ///< "auto", "systemd", "cgroupfs"
   /// Of the node's hooks; a later folder counts before an earlier one.
   std::vector<std::string> hook_folders = {"/usr/share/containers/oci/hooks.d", "/etc/containers/oci/hooks.d"};
   /// From the instance's config (valid by config.schema.json).
@@ -24,9 +26,11 @@ struct Settings {
 };
 
 enum class RuntimeKind {
-  crun,  ///< takes a process that has joined its cgroup already
+  crun,  ///< with cgroupfs takes a process that has joined its cgroup already
   runc,  ///< makes and joins the cgroup itself
 };
+
+enum class CgroupDriver { cgroupfs, systemd };
 
 /// What was found on this host.
 struct Programs {
@@ -65,8 +69,9 @@ struct Node {
   Programs programs;
   Folders folders;
   cgroup::Layout cgroups;
+  CgroupDriver driver = CgroupDriver::cgroupfs;
+  systemd::Manager systemd;
   oci::HostFacts host;
-  std::string monitors_cgroup() const { return settings.cgroup_parent + "/monitors"; }
 };
 
 }  // namespace pintle::runtime_oci
