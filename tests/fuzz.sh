@@ -32,7 +32,7 @@ for program in "${programs[@]}"; do
   target=$(basename "$program")
   corpus=$build/corpus/$target findings=$build/findings/$target
   mkdir -p "$corpus" "$findings"
-  python3 tests/fuzz/seeds.py "$target" "$corpus" "$build"
+  python3 tests/fuzz/seeds.py "$target" "$corpus" "$build" || { status=1; continue; }
   if "$build/$program" -max_total_time="$seconds" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="$findings/" \
        "$corpus" >"$findings/log" 2>&1; then
     echo "$target: $(sed -n 's/^stat::number_of_executed_units: *//p' "$findings/log") inputs in $seconds s, nothing found"
