@@ -206,9 +206,12 @@ class OnSystemd(unittest.TestCase):
         if CRICTL:
             self.assertIn("is a systemd slice, but the cgroup driver is cgroupfs", self.refusal("slice"))
         # A container of a pod from before goes on in its pod's slice when it is started anew.
-        self.vm.run("kill -9 $(pgrep -f '^/bin/workload spin')")
-        self.vm.wait("the container is started anew", "pintle pod ls | grep -q 'limited .*1/1'")
-        self.assertIn("/kubepods.slice/kubepods-pod", self.cgroup_of("limited"))
+        scope, slice_name, pid = self.spinning("pid=$(pgrep -f '^/bin/workload spin'); echo $scope $slice $pid; kill -9 $pid")
+        self.vm.wait("the container is started anew", f"pgrep -f '^/bin/workload spin' | grep -vx {pid}")
+        again = self.spinning("echo $scope $slice")
+        self.assertEqual(again[1], slice_name)
+        self.assertRegex(again[0], r"^pintle-[0-9a-f]{64}\.scope$")
+        self.assertNotEqual(again[0], scope)
         self.vm.run("pintle profile apply standalone", limit=60)
         self.vm.wait("the node is ready", READY)
         self.vm.run("cp /payload/while-systemd.json /etc/pintle/manifests/")
@@ -230,14 +233,20 @@ class OnSystemd(unittest.TestCase):
                                      "ls -d /sys/fs/cgroup/pintle* /run/systemd/transient/*pintle* 2>/dev/null; true").strip(), "")
         self.assertEqual(self.vm.run("systemctl --failed --no-legend").strip(), "")
 
-    def test_8_the_package_leaves_as_dpkg_promises(self):
+    def test_8_pods_outlive_the_package_until_it_is_purged(self):
+        self.vm.run("systemctl start pintled; cp /payload/while-systemd.json /etc/pintle/manifests/")
+        self.vm.wait("the pod runs", "pintle pod ls | grep -q 'while-systemd .*2/2 .*Running'")
         self.assertIn('"supportedVersions"', self.vm.run("echo '{\"cniVersion\":\"1.0.0\"}' | CNI_COMMAND=VERSION /usr/lib/cni/pintle-cni"))
+        before = self.identities(1)
         self.vm.run("dpkg --remove pintle", limit=120)
+        self.assertEqual(self.identities(1), before)
         self.assertEqual(self.vm.run("ls -d /etc/pintle/profiles /var/lib/pintle /usr/sbin/pintled /usr/lib/cni/pintle-cni 2>/dev/null",
                                      check=False)[1].split(), ["/etc/pintle/profiles", "/var/lib/pintle"])
         self.vm.run("dpkg --purge pintle", limit=120)
+        self.vm.wait("the pod has ended", "! pgrep -f '^/bin/workload'")
+        self.assertEqual(self.vm.run("systemctl list-units --all --no-legend --plain 'kubepods*' 'pintle*.slice' 'pintle-*'").strip(), "")
         self.assertEqual(self.vm.run("ls -d /etc/pintle /var/lib/pintle /run/pintle 2>/dev/null", check=False)[1], "")
-        self.assertEqual(self.vm.run("systemctl list-unit-files --no-legend 'pintle*'").strip(), "")
+        self.assertEqual(self.vm.run("systemctl list-unit-files --no-legend 'pintle*' || true").strip(), "")
 
 
 if __name__ == "__main__":
