@@ -20,8 +20,9 @@ constexpr struct {
   const char* name;
   void (*add)(CLI::App&, Context&);
 } command_groups[] = {
-    {"status", add_status},   {"plugin", add_plugin}, {"profile", add_profile}, {"logs", add_logs},
-    {"pod", add_pod},         {"image", add_image},   {"doctor", add_doctor},   {"completion", add_completion},
+    {"status", add_status},   {"plugin", add_plugin}, {"profile", add_profile},
+    {"logs", add_logs},       {"pod", add_pod},       {"top", add_top},
+    {"image", add_image},     {"doctor", add_doctor}, {"completion", add_completion},
     {"version", add_version},
 };
 

@@ -103,6 +103,7 @@ void add_plugin(CLI::App& app, Context& context);
 void add_profile(CLI::App& app, Context& context);
 void add_logs(CLI::App& app, Context& context);
 void add_pod(CLI::App& app, Context& context);
+void add_top(CLI::App& app, Context& context);
 void add_image(CLI::App& app, Context& context);
 void add_doctor(CLI::App& app, Context& context);
 void add_completion(CLI::App& app, Context& context);

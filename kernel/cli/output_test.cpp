@@ -6,11 +6,13 @@
 #include <boost/json.hpp>
 #include <sstream>
 
-#include "kernel/cli/cri_log.hpp"
+#include "sdk/support/container_log/container_log.hpp"
 #include "kernel/cli/pods.hpp"
 
 namespace pintle::cli {
 namespace {
+
+using namespace container_log;
 
 std::string printed(const Table& table, bool wide = false, bool color = false) {
   std::ostringstream out;

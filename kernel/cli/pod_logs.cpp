@@ -11,12 +11,14 @@
 #include <cstring>
 
 #include "kernel/cli/cli.hpp"
-#include "kernel/cli/cri_log.hpp"
+#include "sdk/support/container_log/container_log.hpp"
 #include "kernel/cli/pods.hpp"
 #include "pintle/node.pb.h"
 #include "sdk/support/files/files.hpp"
 
 namespace pintle::cli {
+
+using namespace container_log;
 
 namespace {
 

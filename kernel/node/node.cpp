@@ -713,6 +713,11 @@ void Node::fetch_metrics(std::function<void()> done) {
   });
 }
 
+Status Node::metrics_text(std::function<void(std::string)> done) {
+  fetch_metrics([this, done = std::move(done)] { on_lane([this, done] { done(render_metrics()); }); });
+  return {};
+}
+
 std::string Node::render_metrics() {
   std::string out =
       "# HELP pintle_plugin_state Whether the instance is in the state, 1 for the present one.\n# TYPE "

@@ -153,6 +153,7 @@ class Node final : public Services {
   Result<pintle_process> spawn(Instance&, const pintle_spawn&, pintle_exited, void* context) override;
   Result<int> listen(Instance&, const std::string& name, const std::string& address) override;
   Status listen_end(Instance&, const std::string& name) override;
+  Status metrics_text(std::function<void(std::string)> done) override;
   void log(const std::string& plugin, uint32_t level, std::string message, std::vector<LogField> fields) override;
   void condition_changed(Instance&) override;
   void retired(Instance&) override;

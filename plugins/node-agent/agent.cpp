@@ -76,6 +76,7 @@ Agent::Agent(Host& host, AgentSettings settings)
       web_(host),
       folder_(settings_.manifests, std::string(host.node())),
       url_(host, web_, settings_.url, std::string(host.node()), settings_.state_folder),
+      posted_(host, settings_.state_folder),
       watch_(host, [this](FolderChange change) { folder_changed(std::move(change)); }),
       log_rotation_(host, context_, settings_.container_logs),
       loop_ended_(host),
@@ -185,6 +186,8 @@ Task<Status> Agent::begin() {
       folder_.remember(path, std::move(pods));
     else if (path == settings_.url.url)
       url_.remember(std::move(pods));
+  Task<void> loading_posted = posted_.load();
+  co_await std::move(loading_posted);
   if (!settings_.url.url.empty()) {
     Task<void> loading_url = url_.load();
     co_await std::move(loading_url);
@@ -205,6 +208,7 @@ Task<Status> Agent::begin() {
   start_loop(log_rotation_.run());
   if (!settings_.url.url.empty()) start_loop(follow_url());
   host_.condition("PodsManaged", true, "Acting", "");
+  if (on_begin_) on_begin_();
   co_return Status::ok();
 }
 
@@ -409,13 +413,15 @@ Task<void> Agent::read_changed() {
   reading_ = false;
 }
 
-/// Of all sources: a pod in the folder counts before one of the same name from the server.
+/// Of all sources: of several pods of a name the folder's counts, then the server's, then the one that was posted.
 Wanted Agent::wanted() const {
   Wanted all = folder_.wanted();
-  for (const std::shared_ptr<const WantedPod>& pod : url_.pods()) {
+  const auto add = [&all](const std::shared_ptr<const WantedPod>& pod) {
     const auto [entry, is_new] = all.pods.emplace(pod->key(), pod);
     if (!is_new) all.duplicates.push_back({pod->key(), pod->path, entry->second->path});
-  }
+  };
+  for (const std::shared_ptr<const WantedPod>& pod : url_.pods()) add(pod);
+  for (const auto& [key, pod] : posted_.pods()) add(pod);
   return all;
 }
 
@@ -636,7 +642,13 @@ Task<Result<node::v1::RemovePodResponse>> Agent::remove(node::v1::RemovePodReque
   const bool running = worker != workers_.end() && !worker->second->is_finished();
   const auto* file = file_of(folder_, key);
   if (!file && !running) co_return not_found("no pod " + key + ": `pintle pod ls` shows all");
-  if (!file && running && worker->second->wanted() && !worker->second->wanted()->path.starts_with('/'))
+  if (!file && posted_.pods().contains(key)) {
+    Task<Status> taking = take_back(
+        key, request.has_grace() ? std::optional<int64_t>(request.grace_seconds()) : std::optional<int64_t>());
+    if (Status taken = co_await std::move(taking); !taken) co_return taken;
+    co_return node::v1::RemovePodResponse();
+  }
+  if (!file && running && worker->second->wanted() && worker->second->wanted()->path == settings_.url.url)
     co_return failed_precondition("the pod " + key + " comes from " + worker->second->wanted()->path +
                                   ": take it out of what that server answers");
   if (file && file->second.pods.size() > 1)

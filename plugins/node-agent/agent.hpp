@@ -7,6 +7,7 @@
 ///
 ///     folder of manifests --> ManifestFolder --wanted pods--> PodWorker (one a name) --> RuntimeService, ImageService
 ///     HTTP(S) server -------> UrlManifests -------^
+///     POST to the node API -> PostedManifests ----^
 ///          ^  inotify, re-read every 20 s                          |   ^
 ///     ApplyPods, RemovePod                                      status events of containers
 ///
@@ -28,6 +29,7 @@
 ///
 /// All on the plugin's lane.
 
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -42,6 +44,7 @@
 #include "plugins/node-agent/log_rotation.hpp"
 #include "plugins/node-agent/manifest_folder.hpp"
 #include "plugins/node-agent/pod_worker.hpp"
+#include "plugins/node-agent/posted_manifests.hpp"
 #include "plugins/node-agent/url_manifests.hpp"
 #include "sdk/support/files/files.hpp"
 
@@ -72,6 +75,22 @@ class Agent {
   node::v1::ListPodsResponse list(const node::v1::PodReference& only);
   Task<Result<node::v1::ApplyPodsResponse>> apply(node::v1::ApplyPodsRequest request);
   Task<Result<node::v1::RemovePodResponse>> remove(node::v1::RemovePodRequest request);
+
+  // For the node API (node_api.hpp).
+  struct Posted {
+    std::shared_ptr<const WantedPod> pod;
+    std::string change;  ///< "created", "configured", "unchanged"
+  };
+  /// Takes the manifests of a POST, durably. INVALID_ARGUMENT: what is wrong; ALREADY_EXISTS: another source has the pod.
+  Task<Result<std::vector<Posted>>> post(std::string text);
+  /// Ends a pod that was posted. NOT_FOUND; FAILED_PRECONDITION: it comes from another source.
+  Task<Status> take_back(std::string key, std::optional<int64_t> grace_seconds);
+  /// What is known of a pod, also of one that is ending; null: nothing.
+  std::shared_ptr<const WantedPod> find_pod(const std::string& key) const;
+  /// Runs when this instance begins to act on pods. Before `start`.
+  void on_begin(std::function<void()> function) { on_begin_ = std::move(function); }
+  bool has_begun() const { return begun_ && !context_.stopping; }
+  const WorkerContext& context() const { return context_; }
 
  private:
   struct Target {
@@ -111,11 +130,13 @@ class Agent {
   WebClient web_;
   ManifestFolder folder_;
   UrlManifests url_;
+  PostedManifests posted_;
   FolderWatch watch_;
   LogRotation log_rotation_;
   FolderChange pending_;
   bool reading_ = false, read_again_ = false;
   bool begun_ = false;
+  std::function<void()> on_begin_;
   bool folder_readable_ = true;
   std::map<std::string, std::shared_ptr<PodWorker>> workers_;         ///< by key
   std::map<std::string, std::shared_ptr<const WantedPod>> accepted_;  ///< by uid

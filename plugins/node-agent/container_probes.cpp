@@ -93,6 +93,9 @@ struct ContainerProbes::State : std::enable_shared_from_this<ContainerProbes::St
 
   void take(Probing& probing, const ProbeAnswer& answer) {
     const std::string title(name_of(probing.kind));
+    surroundings.count(probing.kind, answer.kind == Kind::error     ? "unknown"
+                                     : answer.kind == Kind::failure ? "failed"
+                                                                    : "successful");
     if (answer.kind == Kind::error) {
       surroundings.warn("Unhealthy", title + " probe errored: " + answer.message);
       return;

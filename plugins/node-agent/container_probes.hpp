@@ -35,6 +35,8 @@ struct ProbeSurroundings {
   std::function<void(Task<void>)> start;  ///< runs a task beside the others
   std::function<void()> changed;          ///< a result has changed
   std::function<void(std::string_view reason, const std::string& message)> warn;
+  /// How one probe went, as kubelet counts: "successful", "failed" or "unknown".
+  std::function<void(ProbeKind kind, std::string_view result)> count;
 };
 
 class ContainerProbes {

@@ -91,7 +91,7 @@ ReadPod read_pod(const document::Document& document, const ReadOptions& options)
   metadata.set_uid(read.wanted.uid);
   pod->mutable_spec()->set_node_name(options.node);
   auto& annotations = *metadata.mutable_annotations();
-  annotations["kubernetes.io/config.source"] = options.path.starts_with("http") ? "http" : "file";
+  annotations["kubernetes.io/config.source"] = options.path.starts_with('/') ? "file" : "http";
   annotations["kubernetes.io/config.hash"] = read.wanted.uid;
   read.wanted.namespace_name = metadata.namespace_();
   read.wanted.name = metadata.name();
@@ -131,6 +131,31 @@ Result<std::vector<WantedPod>> read_manifest(std::string_view text, const ReadOp
   if (documents->empty())
     return invalid_argument(options.origin + ": no manifest in it: write a v1 Pod, or remove the file");
   return pods;
+}
+
+std::string unfold_list(const std::string& text, const std::string& origin) {
+  Result<std::vector<document::Document>> documents = document::read_documents(text, origin);
+  if (!documents || documents->size() != 1 || !documents->front().value().is_object()) return text;
+  const json::object& object = documents->front().value().get_object();
+  const json::value* kind = object.if_contains("kind");
+  const json::value* items = object.if_contains("items");
+  if (!kind || !kind->is_string() || (kind->get_string() != "PodList" && kind->get_string() != "List")) return text;
+  if (!items || !items->is_array()) return text;
+  std::string unfolded;
+  for (const json::value& item : items->get_array()) {
+    json::value pod = item;
+    // Items of a list may leave out what the list already says.
+    if (pod.is_object() && kind->get_string() == "PodList") {
+      if (!pod.get_object().contains("kind")) pod.get_object()["kind"] = "Pod";
+      if (!pod.get_object().contains("apiVersion")) pod.get_object()["apiVersion"] = "v1";
+    }
+    unfolded += "---\n" + json::serialize(pod) + "\n";
+  }
+  return unfolded;
+}
+
+bool is_empty_list(const std::string& text, const std::string& origin) {
+  return !text.empty() && unfold_list(text, origin).empty();
 }
 
 std::string to_record(const WantedPod& pod) {

@@ -50,6 +50,11 @@ struct ReadOptions {
 /// INVALID_ARGUMENT with all that is wrong.
 Result<std::vector<WantedPod>> read_manifest(std::string_view text, const ReadOptions& options);
 
+/// A PodList becomes the documents that it lists; any other text stays as it is.
+std::string unfold_list(const std::string& text, const std::string& origin);
+/// Whether a text is a list without a pod: the one way to say "none" that cannot be a cut or missing answer.
+bool is_empty_list(const std::string& text, const std::string& origin);
+
 /// A wanted pod as a record on disk, and back: what was accepted is remembered while its file is broken.
 std::string to_record(const WantedPod& pod);
 Result<WantedPod> from_record(std::string_view record);

@@ -10,6 +10,8 @@
 
 #include "pintle/node.pintle.hpp"
 #include "plugins/node-agent/agent.hpp"
+#include "plugins/node-agent/node_api.hpp"
+#include "plugins/node-agent/node_stats.hpp"
 #include "sdk/api/quantity.hpp"
 
 namespace {
@@ -100,9 +102,45 @@ agent::AgentSettings settings_of(const Host& host) {
   return settings;
 }
 
+/// Absent where nothing filled in the schema's defaults: no API then.
+agent::NodeApiSettings api_settings_of(const Host& host, const agent::AgentSettings& node) {
+  agent::NodeApiSettings settings;
+  const json::value config = json::parse(std::string(host.config_json()));
+  const json::value* api = config.get_object().if_contains("nodeApi");
+  if (!api) return settings;
+  const auto text = [&](const char* name) { return std::string(api->at(name).get_string()); };
+  settings.enabled = api->at("enabled").get_bool();
+  settings.address = text("address");
+  settings.port = api->at("port").to_number<int>();
+  settings.health_port = api->at("healthPort").to_number<int>();
+  settings.accepts_manifests = api->at("acceptManifests").get_bool();
+  settings.groups.clear();
+  for (const json::value& group : api->at("groups").get_array()) settings.groups.emplace_back(group.get_string());
+  agent::CredentialSettings& credentials = settings.credentials;
+  credentials.certificate = text("certificate");
+  credentials.key = text("key");
+  credentials.client_authority = text("clientAuthority");
+  credentials.folder = std::string(host.shared_directory()) + "/pki";
+  credentials.admin_folder = text("adminFolder");
+  credentials.node = std::string(host.node());
+  credentials.life = std::chrono::duration_cast<std::chrono::seconds>(
+      std::chrono::duration<double, std::ratio<3600>>(api->at("certificateHours").to_number<double>()));
+  credentials.addresses = {node.node.address};
+  in6_addr ignored{};
+  const auto is_address = [&](const std::string& name) {
+    return inet_pton(AF_INET, name.c_str(), &ignored) == 1 || inet_pton(AF_INET6, name.c_str(), &ignored) == 1;
+  };
+  if (settings.address != "0.0.0.0" && settings.address != "::") credentials.addresses.push_back(settings.address);
+  for (const json::value& name : api->at("names").get_array()) {
+    const std::string one(name.get_string());
+    (is_address(one) ? credentials.addresses : credentials.dns_names).push_back(one);
+  }
+  return settings;
+}
+
 class NodeAgentPlugin final : public Plugin, public node::v1::NodeAgent {
  public:
-  explicit NodeAgentPlugin(Host& host) : Plugin(host), agent_(host, settings_of(host)) { provide(*this); }
+  explicit NodeAgentPlugin(Host& host) : NodeAgentPlugin(host, settings_of(host)) {}
 
   Task<Status> start() override { return agent_.start(); }
   Task<Status> drain() override { return let_go(); }
@@ -128,14 +166,37 @@ class NodeAgentPlugin final : public Plugin, public node::v1::NodeAgent {
     return agent_.remove(request);
   }
 
+  Task<Result<node::v1::GetUsageResponse>> GetUsage(Call&, const node::v1::GetUsageRequest& request) override {
+    const bool only_cpu_and_memory = request.only_cpu_and_memory();
+    Task<Result<agent::NodeStats>> gathering = stats_.gather(only_cpu_and_memory);
+    const Result<agent::NodeStats> stats = co_await std::move(gathering);
+    if (!stats) co_return stats.status();
+    node::v1::GetUsageResponse response;
+    response.set_json(agent::summary_json(*stats, only_cpu_and_memory));
+    co_return response;
+  }
+
  private:
+  NodeAgentPlugin(Host& host, agent::AgentSettings settings)
+      : Plugin(host),
+        agent_(host, settings),
+        stats_(host, agent_.context()),
+        api_(host, agent_, stats_, api_settings_of(host, settings)) {
+    provide(*this);
+    agent_.on_begin([this] { api_.begin(); });
+  }
+
   Task<Status> let_go() {
+    Task<void> stopping = api_.stop();
+    co_await std::move(stopping);
     Task<void> quiescing = agent_.quiesce();
     co_await std::move(quiescing);
     co_return Status::ok();
   }
 
   agent::Agent agent_;
+  agent::StatsGatherer stats_;
+  agent::NodeApi api_;
 };
 
 }  // namespace

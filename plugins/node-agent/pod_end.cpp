@@ -148,6 +148,7 @@ Task<bool> PodWorker::end(PodRun& run) {
   auto working = context_.host.blocking(std::move(work));
   if (Status removed = co_await std::move(working); !removed)
     co_return trouble(removed.with_context("remove the pod's files"));
+  std::erase_if(context_.probes, [&](const auto& counted) { return counted.first[0] == run.uid; });
   context_.host.info("the pod has ended", {{"pod", key_}, {"uid", run.uid}});
   co_return true;
 }

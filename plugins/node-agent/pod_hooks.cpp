@@ -82,6 +82,9 @@ void PodWorker::watch_over(PodRun& run, PodRun::Container& container) {
       [this] { wakeup_.notify(); },
       [this, &run, name = container.name](std::string_view reason, const std::string& message) {
         event(run, "Warning", reason, name + ": " + message);
+      },
+      [this, &run, name = container.name](ProbeKind kind, std::string_view result) {
+        ++context_.probes[{run.uid, key_, name, std::string(name_of(kind)), std::string(result)}];
       }};
   container.probes = std::make_unique<ContainerProbes>(std::move(surroundings), target_of(run, container, newest.id()),
                                                        run.wanted, wall_time(newest.started_at()));

@@ -5,6 +5,7 @@
 #include "cri/api.pintle.hpp"
 #include "pintle/node.pb.h"
 #include "plugins/node-agent/pod_worker_common.hpp"
+#include "plugins/node-agent/posted_manifests.hpp"
 #include "sdk/api/json.hpp"
 #include "sdk/api/time.hpp"
 
@@ -12,7 +13,10 @@ namespace pintle::agent {
 
 namespace {
 
-std::string source_of(const WantedPod& pod) { return (pod.path.starts_with('/') ? "file:" : "url:") + pod.path; }
+std::string source_of(const WantedPod& pod) {
+  if (pod.path == kPostedPath) return pod.path;
+  return (pod.path.starts_with('/') ? "file:" : "url:") + pod.path;
+}
 
 /// "Init:1/3" while a pod is being initialized; "Init:Error" if it cannot be.
 std::string init_state(const core::Pod& object) {

@@ -21,6 +21,7 @@
 /// Nothing of this is kept in memory alone: after a restart of the agent the runtime's labels and attempts tell where it was.
 /// All on the plugin's lane.
 
+#include <array>
 #include <chrono>
 #include <functional>
 #include <map>
@@ -65,6 +66,8 @@ struct WorkerContext {
   bool stopping = false;                  ///< let go of everything; pods run on
   std::function<void(Task<void>)> start;  ///< runs a task beside the others; the agent does not end before it
   Metric starts, restarts, start_seconds;
+  /// How probes went, by the pod's uid and key, container, kind of probe and result; until the pod has gone.
+  std::map<std::array<std::string, 5>, uint64_t> probes;
 };
 
 /// One uid's stay on the node.
@@ -137,6 +140,10 @@ class PodWorker : public std::enable_shared_from_this<PodWorker> {
   bool is_finished() const { return finished_; }
   bool has_uid(const std::string& uid) const;
   std::shared_ptr<const WantedPod> wanted() const { return wanted_; }
+  /// What is wanted, or else what is ending; may be null.
+  std::shared_ptr<const WantedPod> known() const {
+    return wanted_ ? wanted_ : current_ ? current_->wanted : doomed_.empty() ? nullptr : doomed_.front()->wanted;
+  }
   /// The pod with its status, as the agent's interface tells it.
   node::v1::Pod report();
 

@@ -2,7 +2,6 @@
 
 #include <boost/json.hpp>
 
-#include "sdk/support/document/document.hpp"
 #include "sdk/support/files/files.hpp"
 
 namespace pintle::agent {
@@ -15,33 +14,6 @@ constexpr const char* kRecord = "url.json";
 constexpr std::chrono::seconds kPatience{10};
 constexpr size_t kMostBytes = 4 << 20;
 constexpr int kNotModified = 304, kOk = 200;
-
-/// A PodList becomes the documents that it lists; any other text stays as it is.
-std::string unfold_list(const std::string& text, const std::string& origin) {
-  Result<std::vector<document::Document>> documents = document::read_documents(text, origin);
-  if (!documents || documents->size() != 1 || !documents->front().value().is_object()) return text;
-  const json::object& object = documents->front().value().get_object();
-  const json::value* kind = object.if_contains("kind");
-  const json::value* items = object.if_contains("items");
-  if (!kind || !kind->is_string() || (kind->get_string() != "PodList" && kind->get_string() != "List")) return text;
-  if (!items || !items->is_array()) return text;
-  std::string unfolded;
-  for (const json::value& item : items->get_array()) {
-    json::value pod = item;
-    // Items of a list may leave out what the list already says.
-    if (pod.is_object() && kind->get_string() == "PodList") {
-      if (!pod.get_object().contains("kind")) pod.get_object()["kind"] = "Pod";
-      if (!pod.get_object().contains("apiVersion")) pod.get_object()["apiVersion"] = "v1";
-    }
-    unfolded += "---\n" + json::serialize(pod) + "\n";
-  }
-  return unfolded;
-}
-
-/// Whether a text is a list without a pod: the one way to say "none" that cannot be a cut or missing answer.
-bool is_empty_list(const std::string& text, const std::string& origin) {
-  return !text.empty() && unfold_list(text, origin).empty();
-}
 
 }  // namespace
 

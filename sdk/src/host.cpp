@@ -5,6 +5,7 @@
 
 #include <cerrno>
 #include <csignal>
+#include <cstddef>
 
 namespace pintle {
 namespace {
@@ -156,6 +157,39 @@ Result<Watch> Host::watch(int descriptor, uint32_t poll_events, std::function<vo
     return status_of(code, "watch descriptor " + std::to_string(descriptor) + ": refused by the host");
   }
   return Watch(std::move(state));
+}
+
+namespace {
+struct TextAwaiter {
+  const pintle_host_api* api;
+  pintle_host* host;
+  Status status = {};
+  std::string text = {};
+  std::coroutine_handle<> handle = {};
+
+  bool await_ready() const { return false; }
+  bool await_suspend(std::coroutine_handle<> awaiting) {
+    handle = awaiting;
+    const auto ready = [](void* context, pintle_text given) {
+      auto* self = static_cast<TextAwaiter*>(context);
+      self->text.assign(given.data, given.size);
+      self->handle.resume();
+    };
+    status = status_of(api->metrics_text(host, ready, this), "the metrics of the node cannot be had in this process");
+    return status.is_ok();
+  }
+  void await_resume() const {}
+};
+}  // namespace
+
+Task<Result<std::string>> Host::metrics_text() {
+  const size_t needed = offsetof(pintle_host_api, metrics_text) + sizeof(api_->metrics_text);
+  if (api_->size < needed || api_->metrics_text == nullptr)
+    co_return unavailable("this host does not tell the metrics of the node");
+  TextAwaiter awaiter{api_, host_};
+  co_await awaiter;
+  if (!awaiter.status) co_return awaiter.status;
+  co_return std::move(awaiter.text);
 }
 
 // ---- Processes and listeners ---------------------------------------------------------------------------------------------

@@ -194,6 +194,11 @@ def http_requests():
             "chunked": b"\x05POST /a/b HTTP/1.1\r\nHost: n\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nbody\r\n0\r\n\r\n"}
 
 
+def api_targets():
+    return {"logs": b"/containerLogs/ns/a%20pod/c?follow=true&tailLines=5&sinceTime=2026-01-01T00:00:00Z&limitBytes=9&stream=Stderr",
+            "absolute": b"https://node:10250/stats/summary?only_cpu_and_memory=true"}
+
+
 def logs():
     return {"lines": b"2026-01-01T00:00:00.000000001Z stdout F whole\n2026-01-01T00:00:00.000000002Z stderr P part\n2026-01-01T00:00:00.000000003Z stderr F rest\n"}
 
@@ -217,6 +222,7 @@ SEEDS = {
     "pintle_images_registry_fuzz": registry_answers, "pintle_images_challenge_fuzz": challenges, "pintle_images_reference_fuzz": references,
     "cni_library_fuzz": cni, "cni_bridge_attachments_fuzz": attachments, "cni_range_file_fuzz": range_files, "cri_requests_fuzz": cri_requests,
     "oci_hooks_fuzz": hooks, "probe_answers_fuzz": probe_answers, "wire_fuzz": wire_frames, "http_request_fuzz": http_requests, "cri_log_fuzz": logs,
+    "node_api_fuzz": api_targets,
 }
 
 

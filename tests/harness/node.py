@@ -108,7 +108,8 @@ class Node:
             "network-bridge": {"config": {"podCIDR": "10.213.0.0/24", "bridge": "pintle-test"}},
             # Cgroups are the machine's: their names tell whose they are (machine.py).
             "node-agent": {"config": {"manifests": self.manifests, "logs": self.logs, "nodeAddress": "10.213.0.1",
-                                      "cgroupRoot": "/kubepods-" + os.path.basename(self.root)}},
+                                      "cgroupRoot": "/kubepods-" + os.path.basename(self.root),
+                                      "nodeApi": {"adminFolder": os.path.join(self.config, "node-api")}}},
         }
 
     # ---- What is installed ----

@@ -219,6 +219,7 @@ typedef struct pintle_metric {
 
 typedef struct pintle_host pintle_host; /* the host's own; one for each instance */
 typedef void (*pintle_function)(void* context);
+typedef void (*pintle_text_ready)(void* context, pintle_text text); /* [lane] */
 typedef void (*pintle_ready)(void* context, uint32_t events); /* [lane] POLLIN, POLLOUT, POLLERR, POLLHUP as of poll(2) */
 
 typedef struct pintle_host_api {
@@ -266,6 +267,10 @@ typedef struct pintle_host_api {
   /* Life cycle. */
   pintle_code (*lifecycle_done)(pintle_host*, uint64_t token, const pintle_status*); /* [any] */
   pintle_code (*retired)(pintle_host*); /* [any] a retiring instance owns nothing any more */
+
+  /* Appended. What all instances of the node count, isolated ones too, in Prometheus' text format; for who shows it to others.
+   * UNAVAILABLE: this instance runs in a child process. */
+  pintle_code (*metrics_text)(pintle_host*, pintle_text_ready, void* context); /* [any] OK: called once */
 } pintle_host_api;
 
 /* ---- The plugin's table ---------------------------------------------------------------------------------------------------- */

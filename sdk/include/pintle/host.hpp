@@ -180,6 +180,8 @@ class Host {
   Metric gauge(std::string_view name, std::string_view help, std::initializer_list<LogField> labels = {});
   Metric histogram(std::string_view name, std::string_view help, std::vector<double> buckets,
                    std::initializer_list<LogField> labels = {});
+  /// All metrics of the node, in Prometheus' text format. UNAVAILABLE: the plugin runs in a process of its own. [lane]
+  Task<Result<std::string>> metrics_text();
   /// A condition that readiness and `pintle status` show, as "NetworkReady".
   void condition(std::string_view type, bool is_true, std::string_view reason, std::string_view message);
 

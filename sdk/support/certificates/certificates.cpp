@@ -9,6 +9,7 @@
 #include <openssl/x509.h>
 #include <openssl/x509v3.h>
 
+#include <algorithm>
 #include <array>
 #include <ctime>
 #include <memory>
@@ -130,7 +131,8 @@ Result<Certificate> begin(EVP_PKEY* key, Time now, std::chrono::seconds life) {
   const std::unique_ptr<BIGNUM, Freed<BN_free>> number(BN_bin2bn(serial.data(), serial.size(), nullptr));
   BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(certificate.get()));
   X509_set_version(certificate.get(), X509_VERSION_3);
-  if (Status set = set_time(X509_getm_notBefore(certificate.get()), now - kLateClocks); !set) return set;
+  const auto back = std::min<std::chrono::seconds>(kLateClocks, life / 20);
+  if (Status set = set_time(X509_getm_notBefore(certificate.get()), now - back); !set) return set;
   if (Status set = set_time(X509_getm_notAfter(certificate.get()), now + life); !set) return set;
   if (!X509_set_pubkey(certificate.get(), key)) return openssl_error("put a key into a certificate");
   return certificate;

@@ -7,9 +7,9 @@
 /// clients look at); a client certificate names who it is as Kubernetes reads it: the common name is the user, each organization a
 /// group.
 ///
-///     made --valid from five minutes ago--> in use --two thirds of its life--> due: issued anew --> expired
+///     made --valid from a little earlier---> in use --two thirds of its life--> due: issued anew --> expired
 ///
-/// The five minutes forgive clocks that are late. An authority that is due is made anew with its old key, so that what it has
+/// That little (five minutes, of short lives a twentieth) forgives clocks that are late. An authority that is due is made anew with its old key, so that what it has
 /// issued stays good. `keep` functions do all this for a pair in a folder:
 ///
 ///     Result<Kept> authority = keep_authority("/var/lib/x/pki", "ca", "x node1");

@@ -91,6 +91,10 @@ class Services {
   virtual Status listen_end(Instance&, const std::string& name) = 0;
   virtual void log(const std::string& plugin, uint32_t level, std::string message, std::vector<LogField> fields) = 0;
   virtual void condition_changed(Instance&) {}
+  /// The metrics of the whole node as text; `done` on any thread, once, unless this is refused.
+  virtual Status metrics_text(std::function<void(std::string)> /*done*/) {
+    return unavailable("metrics of the node are not known here");
+  }
   virtual void retired(Instance&) {}
   /// An exception left the instance's code; it takes no more turns of calls.
   virtual void failed(Instance&, const std::string& /*reason*/) {}

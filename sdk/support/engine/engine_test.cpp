@@ -23,6 +23,12 @@ class QuietServices : public Services {
     std::lock_guard lock(lock_);
     failures.push_back(instance.name() + ": " + reason);
   }
+  Status metrics_text(std::function<void(std::string)> done) override {
+    if (!knows_metrics) return Services::metrics_text(std::move(done));
+    std::thread([done = std::move(done)] { done("lane_turns 5\n"); }).detach();
+    return {};
+  }
+  bool knows_metrics = true;
   std::mutex lock_;
   std::vector<std::string> failures;
 };
@@ -512,6 +518,26 @@ TEST_F(EngineTest, WatchesAreLevelTriggeredUntilUnwatched) {
   on_lane([&] { EXPECT_EQ(caller.unwatch(id), PINTLE_NOT_FOUND); });
   close(ends[0]);
   close(ends[1]);
+}
+
+TEST_F(EngineTest, TheNodesMetricsComeOnTheLaneOrAreUnavailable) {
+  struct Told {
+    Counter count;
+    std::string text;
+  } told;
+  const auto ready = [](void* context, pintle_text text) {
+    auto* into = static_cast<Told*>(context);
+    into->text.assign(text.data, text.size);
+    into->count.add();
+  };
+  EXPECT_EQ(host_api.metrics_text(&caller, ready, &told), PINTLE_OK);
+  ASSERT_TRUE(told.count.reaches(1));
+  EXPECT_EQ(told.text, "lane_turns 5\n");
+  services.knows_metrics = false;
+  EXPECT_EQ(host_api.metrics_text(&caller, ready, &told), PINTLE_UNAVAILABLE);
+  EXPECT_EQ(host_api.metrics_text(&caller, nullptr, &told), PINTLE_INVALID_ARGUMENT);
+  on_lane([] {});
+  EXPECT_EQ(told.count.count(), 1);
 }
 
 TEST_F(EngineTest, AStuckTurnIsReportedWithItsOwnerAndOthersGoOn) {

@@ -402,6 +402,17 @@ const pintle_host_api host_api = {
       self(host).engine().services().retired(self(host));
       return PINTLE_OK;
     },
+    [](pintle_host* host, pintle_text_ready ready, void* context) -> pintle_code {
+      if (ready == nullptr) return PINTLE_INVALID_ARGUMENT;
+      Instance& instance = self(host);
+      return code_of(instance.engine().services().metrics_text([&instance, life = instance.life(), ready,
+                                                                context](const std::string& text) {
+        post_turn(instance.lane(), [&instance, life, ready, context, text] {
+          if (instance.life() != life) return;
+          instance.guarded("a text that was asked for", [&] { ready(context, pintle_text{text.data(), text.size()}); });
+        });
+      }));
+    },
 };
 
 // ---- A plugin's functions ----------------------------------------------------------------------------------------------------

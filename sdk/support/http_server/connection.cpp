@@ -16,8 +16,8 @@ using Outcome = Transport::Outcome;
 
 constexpr size_t kReadAtOnce = 16 << 10;
 constexpr size_t kLongestLine = 32 << 10;  // of what stands between the parts of a chunked body
-constexpr size_t kMostLingering = 256 << 10;
-constexpr std::chrono::seconds kLinger{1};
+constexpr size_t kMostLingering = 16 << 20;
+constexpr std::chrono::seconds kLinger{2};
 constexpr std::chrono::milliseconds kShortest{1};
 
 std::string_view reason_of(int status) {
@@ -54,6 +54,8 @@ std::string_view reason_of(int status) {
       return "Request Header Fields Too Large";
     case 500:
       return "Internal Server Error";
+    case 507:
+      return "Insufficient Storage";
     case 503:
       return "Service Unavailable";
     default:
@@ -94,7 +96,9 @@ Connection::Connection(Host& host, const Limits& limits, const bool& is_crowded,
       limits_(limits),
       is_crowded_(is_crowded),
       transport_(std::move(socket), std::move(tls)),
-      peer_(std::move(peer)) {}
+      peer_(std::move(peer)) {
+  idle_since_ = Clock::now();  // a handshake that lasts is no better
+}
 
 // ---- Waiting ---------------------------------------------------------------------------------------------------------------
 

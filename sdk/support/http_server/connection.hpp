@@ -30,7 +30,7 @@ class Connection final : public Exchange {
   void cut();
   /// Ends it behind the answer that is under way; at once if there is none, or one without an end.
   void wind_up();
-  /// Since when it waits for a request; nothing while it serves one.
+  /// Since when it waits for a handshake or a request; nothing while it serves one.
   std::optional<Clock::time_point> idle_since() const { return idle_since_; }
 
   const Request& request() const override { return request_; }

@@ -18,9 +18,9 @@
 ///        |          |           |                   |          |                               (or closed)
 ///        +----------+-----------+---- too slow -----+          +-- client gone, or the server stops: `on_gone`
 ///
-/// Bounds (`Limits`). Whoever is too slow is cut off; when all connections are taken, the one that has been idle longest makes room,
-/// else the next ones wait in the kernel's queue. A write is accepted when the kernel has it: a client that does not read
-/// holds its handler, and nothing piles up.
+/// Bounds (`Limits`). Whoever is too slow is cut off; when all connections are taken, the one that has waited longest for a
+/// handshake or a request makes room, else the next ones wait in the kernel's queue. A write is accepted when the kernel has it: a
+/// client that does not read holds its handler, and nothing piles up.
 ///
 /// Client certificates are asked for and never required: who a client is stands in `Request::client`, and the handler decides. A
 /// certificate that does not hold is told there as well, instead of a broken handshake that nobody understands.

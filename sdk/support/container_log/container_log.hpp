@@ -13,7 +13,7 @@
 #include <string>
 #include <string_view>
 
-namespace pintle::cli {
+namespace pintle::container_log {
 
 struct LogRecord {
   std::string_view time;
@@ -40,4 +40,4 @@ class LineCutter {
   std::string rest_;
 };
 
-}  // namespace pintle::cli
+}  // namespace pintle::container_log

@@ -1,4 +1,4 @@
-#include "kernel/cli/cri_log.hpp"
+#include "sdk/support/container_log/container_log.hpp"
 
 #include <unistd.h>
 
@@ -6,7 +6,7 @@
 #include <array>
 #include <utility>
 
-namespace pintle::cli {
+namespace pintle::container_log {
 
 bool parse_log_line(std::string_view line, LogRecord& record) {
   const size_t first = line.find(' ');
@@ -65,4 +65,4 @@ void LineCutter::add(std::string_view piece, const std::function<void(std::strin
 
 std::string LineCutter::finish() { return std::exchange(rest_, {}); }
 
-}  // namespace pintle::cli
+}  // namespace pintle::container_log

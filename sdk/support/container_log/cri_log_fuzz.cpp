@@ -4,15 +4,15 @@
 #include <cstdlib>
 #include <vector>
 
-#include "kernel/cli/cri_log.hpp"
+#include "sdk/support/container_log/container_log.hpp"
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   const std::string_view text(reinterpret_cast<const char*>(data), size);
   std::vector<std::string> whole, pieces;
-  pintle::cli::LineCutter one, many;
+  pintle::container_log::LineCutter one, many;
   one.add(text, [&](std::string_view line) {
     whole.emplace_back(line);
-    pintle::cli::LogRecord record;
+    pintle::container_log::LogRecord record;
     if (parse_log_line(line, record) && record.time.size() + record.text.size() > line.size()) std::abort();
   });
   for (size_t at = 0; at < size; at += 7)

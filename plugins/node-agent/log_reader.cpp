@@ -1,0 +1,122 @@
+#include "plugins/node-agent/log_reader.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <charconv>
+
+#include "sdk/api/time.hpp"
+
+namespace pintle::agent {
+
+namespace {
+
+constexpr size_t kReadAtOnce = 64 << 10;
+constexpr int64_t kSecond = 1'000'000'000;
+
+template <class Number>
+bool parse_number(const std::string& text, Number& number) {
+  const char* end = text.data() + text.size();
+  const auto [stopped, error] = std::from_chars(text.data(), end, number);
+  return error == std::errc() && stopped == end;
+}
+
+}  // namespace
+
+Result<LogQuery> parse_log_query(const std::vector<std::pair<std::string, std::string>>& parameters, int64_t now) {
+  LogQuery query;
+  bool since_seconds = false, since_time = false;
+  for (const auto& [name, value] : parameters) {
+    const auto wrong = [&, &key = name, &text = value](const std::string& what) {
+      return invalid_argument(key + "=" + text.substr(0, 80) + ": " + what);
+    };
+    if (value.empty() && name != "follow" && name != "previous" && name != "timestamps") continue;
+    for (const auto& [flag, into] : {std::pair("follow", &query.follow), std::pair("previous", &query.previous),
+                                     std::pair("timestamps", &query.timestamps)})
+      if (name == flag) *into = value != "false" && value != "0";
+    uint64_t number = 0;
+    if (name == "tailLines") {
+      if (!parse_number(value, number)) return wrong("a number of lines, 0 or more, is expected");
+      query.tail_lines = number;
+    } else if (name == "limitBytes") {
+      if (!parse_number(value, number) || number == 0) return wrong("a number of bytes, 1 or more, is expected");
+      query.limit_bytes = number;
+    } else if (name == "sinceSeconds") {
+      if (!parse_number(value, number) || number == 0 || number > 1'000'000'000)
+        return wrong("a number of seconds, 1 or more, is expected");
+      query.since = now - static_cast<int64_t>(number) * kSecond;
+      since_seconds = true;
+    } else if (name == "sinceTime") {
+      Result<api::Instant> time = api::parse_time(value);
+      if (!time) return wrong(time.status().message());
+      query.since = time->seconds * kSecond + time->nanos;
+      since_time = true;
+    } else if (name == "stream") {
+      if (value != "All" && value != "Stdout" && value != "Stderr") return wrong("All, Stdout or Stderr is expected");
+      query.standard_output = value != "Stderr";
+      query.standard_error = value != "Stdout";
+    }
+  }
+  if (since_seconds && since_time) return invalid_argument("sinceSeconds, sinceTime: at most one of them may be given");
+  return query;
+}
+
+Status LogReader::open() {
+  Result<files::Descriptor> file = files::open_at(AT_FDCWD, path_, O_RDONLY | O_NONBLOCK);
+  if (!file) return file.status();
+  file_ = std::move(*file);
+  if (query_.tail_lines) lseek(file_.get(), container_log::tail_offset(file_.get(), *query_.tail_lines), SEEK_SET);
+  return Status::ok();
+}
+
+void LogReader::add(std::string_view line, std::string& out) {
+  container_log::LogRecord record;
+  if (!container_log::parse_log_line(line, record)) record = {"", false, false, line};
+  if (record.is_error ? !query_.standard_error : !query_.standard_output) return;
+  if (query_.since && !record.time.empty()) {
+    const Result<api::Instant> time = api::parse_time(record.time);
+    if (time && time->seconds * kSecond + time->nanos < *query_.since) return;
+  }
+  const size_t before = out.size();
+  if (query_.timestamps && !continued_[record.is_error] && !record.time.empty()) {
+    out += record.time;
+    out += ' ';
+  }
+  out += record.text;
+  if (!record.is_partial) out += '\n';
+  continued_[record.is_error] = record.is_partial;
+  if (query_.limit_bytes) {
+    const uint64_t room = *query_.limit_bytes - std::min(*query_.limit_bytes, written_);
+    out.resize(before + std::min<uint64_t>(out.size() - before, room));
+  }
+  written_ += out.size() - before;
+}
+
+Result<std::string> LogReader::next() {
+  std::string out;
+  std::array<char, 16384> block;
+  while (out.size() < kReadAtOnce && !is_done()) {
+    const ssize_t got = read(file_.get(), block.data(), block.size());
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return status_from_errno(errno, "read " + path_);
+    if (got == 0) break;
+    cutter_.add({block.data(), static_cast<size_t>(got)}, [&](std::string_view line) { add(line, out); });
+  }
+  return out;
+}
+
+bool LogReader::follow_rotation() {
+  struct stat named {
+  }, open{};
+  if (stat(path_.c_str(), &named) != 0 || fstat(file_.get(), &open) != 0) return false;
+  if (named.st_ino == open.st_ino && named.st_dev == open.st_dev) return false;
+  Result<files::Descriptor> file = files::open_at(AT_FDCWD, path_, O_RDONLY | O_NONBLOCK);
+  if (!file) return false;
+  file_ = std::move(*file);
+  return true;
+}
+
+}  // namespace pintle::agent

@@ -1,0 +1,63 @@
+#pragma once
+
+/// A container's log as kubelet tells it over HTTP: the text of its lines, from where and as much as was asked for.
+///
+/// The tail is counted first, then what is too old is left out, then bytes are counted, as kubelet does. A log that is rotated while it is
+/// followed is read to its end, and then the new one of its name from its beginning.
+///
+///     LogReader reader("/var/log/pods/.../0.log", {.tail_lines = 100, .follow = true});
+///     Status opened = reader.open();
+///     Result<std::string> piece = reader.next();   // empty: no more at present
+///     reader.follow_rotation();                    // true: there may be more now
+///     reader.is_done();                            // the limit of bytes is reached
+///
+/// Blocks shortly, for the disk. Any thread, one at a time.
+
+#include <cstdint>
+#include <deque>
+#include <optional>
+#include <pintle/status.hpp>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "sdk/support/container_log/container_log.hpp"
+#include "sdk/support/files/files.hpp"
+
+namespace pintle::agent {
+
+struct LogQuery {
+  bool follow = false, previous = false, timestamps = false;
+  bool standard_output = true, standard_error = true;
+  std::optional<uint64_t> tail_lines, limit_bytes;
+  std::optional<int64_t> since;  ///< nanoseconds since 1970
+};
+
+/// The query of a URL, as PodLogOptions has it: follow, previous, timestamps, tailLines, limitBytes, sinceSeconds, sinceTime, stream. `now`
+/// is nanoseconds since 1970. INVALID_ARGUMENT names the parameter; those of other names are passed over.
+Result<LogQuery> parse_log_query(const std::vector<std::pair<std::string, std::string>>& query, int64_t now);
+
+class LogReader {
+ public:
+  LogReader(std::string path, LogQuery query) : path_(std::move(path)), query_(query) {}
+
+  Status open();
+  /// What comes next, about 64 KiB at most.
+  Result<std::string> next();
+  /// Whether the name leads to another file, which is read from now on.
+  bool follow_rotation();
+  bool is_done() const { return query_.limit_bytes && written_ >= *query_.limit_bytes; }
+  const LogQuery& query() const { return query_; }
+
+ private:
+  void add(std::string_view line, std::string& out);
+
+  std::string path_;
+  LogQuery query_;
+  files::Descriptor file_;
+  container_log::LineCutter cutter_;
+  uint64_t written_ = 0;
+  bool continued_[2] = {false, false};
+};
+
+}  // namespace pintle::agent
