@@ -186,7 +186,7 @@ Task<Status> Agent::begin() {
       folder_.remember(path, std::move(pods));
     else if (path == settings_.url.url)
       url_.remember(std::move(pods));
-  Task<void> loading_posted = posted_.load();
+  Task<void> loading_posted = posted_.load(std::move(by_path[kPostedPath]));
   co_await std::move(loading_posted);
   if (!settings_.url.url.empty()) {
     Task<void> loading_url = url_.load();

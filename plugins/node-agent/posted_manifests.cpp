@@ -49,10 +49,10 @@ Status write_all(const std::string& path, const std::vector<Change>& changes) {
 PostedManifests::PostedManifests(Host& host, std::string state_folder)
     : host_(host), folder_(std::move(state_folder) + "/posted") {}
 
-Task<void> PostedManifests::load() {
+Task<void> PostedManifests::load(Pods accepted) {
   struct Loaded {
     Pods pods;
-    std::vector<std::string> problems;
+    std::vector<std::string> problems, damaged;
   };
   auto read_all = [path = folder_] {
     Loaded loaded;
@@ -70,16 +70,20 @@ Task<void> PostedManifests::load() {
       if (pod)
         loaded.pods.push_back(std::make_shared<const WantedPod>(std::move(*pod)));
       else
-        loaded.problems.push_back(path + "/" + name + ": " + pod.status().message());
+        loaded.damaged.push_back(name);
+      if (!pod) loaded.problems.push_back(path + "/" + name + ": " + pod.status().message());
     }
     return loaded;
   };
   auto reading = host_.blocking(std::move(read_all));
   const Loaded loaded = co_await std::move(reading);
   for (const std::string& problem : loaded.problems)
-    host_.error("a pod that was handed in is passed over: hand it in again", {{"problem", problem}});
+    host_.error("the record of a pod that was handed in is damaged", {{"problem", problem}});
   pods_.clear();
   for (const std::shared_ptr<const WantedPod>& pod : loaded.pods) pods_[pod->key()] = pod;
+  for (std::shared_ptr<const WantedPod>& pod : accepted)
+    if (std::find(loaded.damaged.begin(), loaded.damaged.end(), file_of(*pod)) != loaded.damaged.end())
+      pods_.emplace(pod->key(), std::move(pod));
 }
 
 Result<std::vector<WantedPod>> PostedManifests::read(const std::string& text) const {

@@ -40,8 +40,9 @@ class PostedManifests {
 
   PostedManifests(Host& host, std::string state_folder);
 
-  /// What lies on the disk. A file that cannot be read is reported and left alone.
-  Task<void> load();
+  /// What lies on the disk. A file that cannot be read is reported and left alone; if its pod is among `accepted` (what the agent
+  /// has taken before), that counts.
+  Task<void> load(Pods accepted);
   /// Reads what was handed in: a v1 Pod, several documents, a PodList or List. INVALID_ARGUMENT names what is wrong.
   Result<std::vector<WantedPod>> read(const std::string& text) const;
   Task<Status> keep(Pods pods);

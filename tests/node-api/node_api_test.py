@@ -142,6 +142,13 @@ class Access(NodeApiCase):
         self.wait_for_api()
         self.assertEqual(openssl("x509", "-noout", "-fingerprint", "-in", os.path.join(self.credentials, "ca.crt")), authority)
 
+    def test_damaged_certificates_are_made_anew(self):
+        for name in ("ca.crt", "ca.key", "server.crt", "server.key", "admin.crt", "admin.key"):
+            self.node.kill()
+            os.truncate(self.pki(name), os.path.getsize(self.pki(name)) // 2)
+            self.node.start()
+            self.wait_for_api()
+
     def test_a_restart_in_place_refuses_nobody(self):
         refused, made, over = [], [], threading.Event()
 
@@ -481,6 +488,15 @@ class Posted(NodeApiCase):
         self.wait_for_api()
         wait_for("it does not come back", lambda: not self.node.pods(), 30)
         self.assertEqual(self.ask("/pods/default/handed", "-X", "DELETE")[0], 404)
+
+    def test_a_posted_pod_outlives_its_damaged_record(self):
+        self.assertEqual(self.post(pod("handed", counting()))[0], 201)
+        before = self.containers_of(self.wait_for_running("handed"))[0].identity()
+        self.node.kill()
+        os.truncate(os.path.join(self.node.state, "shared/node-agent/posted/default_handed.json"), 10)
+        self.node.start()
+        self.wait_for_api()
+        self.assertEqual(self.containers_of(self.wait_for_running("handed"))[0].identity(), before)
 
     def test_lists_yaml_and_changes(self):
         manifest = """

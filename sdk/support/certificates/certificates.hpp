@@ -18,7 +18,8 @@
 ///     // ... at renew_at(*facts) of read_certificate(server->pair.certificate): the same call again
 ///
 /// Files are NAME.crt (0644) and NAME.key (0600), each replaced as a whole and synced. A pair that a crash has torn (the key is not
-/// the certificate's) is issued anew; an authority that is unreadable is an error for a person, never replaced in silence.
+/// the certificate's) is issued anew. So is an authority that is damaged: with its key if that is whole, else as another one, and what the
+/// former one issued is issued anew as well.
 ///
 /// All functions block for less than a millisecond, `keep` ones for as long as the disk takes; any thread. Error messages name
 /// files, never what is in a key.
@@ -81,7 +82,7 @@ struct Kept {
 Result<Pair> load(const std::string& folder, const std::string& name);
 /// Writes them, durably: the key first. The folder is made, 0700, where it is missing.
 Status store(const std::string& folder, const std::string& name, const Pair& pair);
-/// The authority of the folder, made where there is none, and made anew with the same key when it is due.
+/// The authority of the folder, made where there is none, and made anew when it is due or damaged; with the same key if that is whole.
 Result<Kept> keep_authority(const std::string& folder, const std::string& name, const std::string& common_name,
                             Time now = Clock::now());
 /// The pair of the folder; issued (anew) when it is missing, torn, due, of another authority or of another request.

@@ -135,13 +135,28 @@ TEST_F(CertificatesTest, AnAuthorityMadeAnewGoesOnWithItsKey) {
   EXPECT_TRUE(check(client, renewed.pair.certificate, Use::client, now + 24h * 2491));
 }
 
-TEST_F(CertificatesTest, AnUnreadableAuthorityIsNeverReplaced) {
-  authority();
+TEST_F(CertificatesTest, AnAuthorityWhoseCertificateIsDamagedGoesOnWithItsKey) {
+  const Pair ca = authority();
+  const Pair client = keep_issued(folder_, "admin", ca, admin_)->pair;
   std::ofstream(path("ca.crt"), std::ios::trunc) << "nonsense";
   const Result<Kept> kept = keep_authority(folder_, "ca", "test authority");
-  ASSERT_FALSE(kept);
-  EXPECT_THAT(kept.status().message(), HasSubstr("ca.crt is unreadable: restore it"));
-  EXPECT_EQ(content(path("ca.crt")), "nonsense");
+  ASSERT_TRUE(kept) << kept.status().message();
+  EXPECT_TRUE(kept->is_new);
+  EXPECT_TRUE(check(client, kept->pair.certificate, Use::client));
+}
+
+TEST_F(CertificatesTest, AnAuthorityWhoseKeyIsDamagedIsMadeAnewAndSoIsWhatItIssued) {
+  const Pair ca = authority();
+  ASSERT_TRUE(keep_issued(folder_, "admin", ca, admin_));
+  std::ofstream(path("ca.key"), std::ios::trunc) << ca.key.substr(0, ca.key.size() / 2);
+  const Result<Kept> kept = keep_authority(folder_, "ca", "test authority");
+  ASSERT_TRUE(kept) << kept.status().message();
+  EXPECT_NE(kept->pair.key, ca.key);
+  const Result<Kept> client = keep_issued(folder_, "admin", kept->pair, admin_);
+  ASSERT_TRUE(client);
+  EXPECT_TRUE(client->is_new);
+  EXPECT_TRUE(check(client->pair, kept->pair.certificate, Use::client));
+  EXPECT_FALSE(keep_authority(folder_, "ca", "test authority")->is_new);
 }
 
 TEST_F(CertificatesTest, AnAuthorityWhoseCertificateWasNeverWrittenIsMade) {

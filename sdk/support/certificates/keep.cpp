@@ -48,23 +48,18 @@ Status store(const std::string& folder, const std::string& name, const Pair& pai
 
 Result<Kept> keep_authority(const std::string& folder, const std::string& name, const std::string& common_name,
                             Time now) {
-  const std::string path = folder + "/" + name;
   Result<Pair> known = load(folder, name);
-  // The key is written first: without a certificate nothing was issued with it.
-  const bool is_missing = !known && known.status().code() == Code::not_found && !files::read_file(path + ".crt");
-  if (!known && !is_missing) return known.status();
-  std::string key;
+  if (!known && known.status().code() != Code::not_found) return known.status();
+  Result<std::string> key = files::read_file(folder + "/" + name + ".key", kLargestFile);
   if (known) {
     const Result<Facts> facts = read_certificate(known->certificate);
-    if (!facts)
-      return facts.status().with_context(path + ".crt is unreadable: restore it, or remove " + name + ".crt and " +
-                                         name + ".key for a new authority");
-    if (!facts->is_authority) return failed_precondition(path + ".crt is not the certificate of an authority");
-    if (now < renew_at(*facts)) return Kept{std::move(*known), false};
-    key = known->key;
+    const bool is_sound = facts && facts->is_authority && issue(*known, {.common_name = "whether it can"}, now);
+    if (is_sound && now < renew_at(*facts)) return Kept{std::move(*known), false};
   }
-  Result<Pair> made = make_authority(common_name, now, key);
-  if (!made) return made.status().with_context(path);
+  // With the key it goes on as the same authority. Without one nothing that it has issued can be saved.
+  Result<Pair> made = key ? make_authority(common_name, now, *key) : Result<Pair>(key.status());
+  if (!made) made = make_authority(common_name, now);
+  if (!made) return made.status().with_context(folder + "/" + name);
   if (Status stored = store(folder, name, *made); !stored) return stored;
   return Kept{std::move(*made), true};
 }
