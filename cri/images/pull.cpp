@@ -84,10 +84,7 @@ class Pull::Partial {
 };
 
 Pull::Pull(Store& store, const RegistriesSettings& settings, Reference reference, Credentials credentials)
-    : store_(store),
-      settings_(settings),
-      reference_(std::move(reference)),
-      repository_(settings, reference_, std::move(credentials), cancelled_) {}
+    : store_(store), settings_(settings), reference_(std::move(reference)), credentials_(std::move(credentials)) {}
 
 PullProgress Pull::progress() const {
   const std::lock_guard guard(mutex_);
@@ -105,6 +102,24 @@ void Pull::set_done(size_t index, uint64_t done) {
 }
 
 Result<std::shared_ptr<const Image>> Pull::run() {
+  const RegistrySettings* registry = settings_.find(reference_.domain);
+  std::string mirrors;
+  for (const Mirror& mirror : registry ? registry->mirrors : std::vector<Mirror>()) {
+    repository_.emplace(settings_, reference_, Credentials(), cancelled_, &mirror);
+    auto image = run_once();
+    if (image || cancelled_ || image.status().code() == Code::resource_exhausted) return image;
+    mirrors += "; " + image.status().message();
+    const std::lock_guard guard(mutex_);
+    progress_ = {};
+  }
+  repository_.emplace(settings_, reference_, credentials_, cancelled_);
+  auto image = run_once();
+  if (!image && !mirrors.empty())
+    return Status(image.status().code(), image.status().message() + " (and before" + mirrors.substr(1) + ")");
+  return image;
+}
+
+Result<std::shared_ptr<const Image>> Pull::run_once() {
   Connection connection(settings_.transfer, cancelled_);
   auto pulled = resolve(connection);
   if (!pulled) return pulled.status();
@@ -134,9 +149,11 @@ Result<std::shared_ptr<const Image>> Pull::run() {
 Result<Pulled> Pull::resolve(Connection& connection) {
   const std::string what = reference_.to_string();
   std::string wanted = reference_.digest.empty() ? reference_.tag : reference_.digest.to_string();
+  std::string pulled;
   for (int depth = 0; depth < kMaximalNesting; ++depth) {
-    auto document = repository_.manifest(connection, wanted);
+    auto document = repository_->manifest(connection, wanted);
     if (!document) return document.status();
+    if (pulled.empty()) pulled = reference_.repository() + "@" + document->digest.to_string();
     if (is_index(*document)) {
       auto index = Index::parse(document->bytes);
       if (!index) return index.status().with_context(what);
@@ -152,7 +169,7 @@ Result<Pulled> Pull::resolve(Connection& connection) {
     progress_.blobs.push_back({manifest->config.digest.to_string(), manifest->config.size, 0, false});
     for (const Descriptor& layer : manifest->layers)
       progress_.blobs.push_back({layer.digest.to_string(), layer.size, 0, false});
-    return Pulled{what, std::move(document->bytes), document->digest, std::move(*manifest)};
+    return Pulled{what, std::move(document->bytes), document->digest, std::move(*manifest), pulled};
   }
   return invalid_argument(what + ": image indexes are nested too deep");
 }
@@ -240,7 +257,7 @@ Status Pull::fetch(Connection& connection, const Descriptor& descriptor, size_t 
     const Digest digest = partial.digest();
     if (digest == descriptor.digest) break;
     if (!is_continued || tries > 0) {
-      return data_loss(repository_.name() + ": blob " + descriptor.digest.to_string() + " came with the digest " +
+      return data_loss(repository_->name() + ": blob " + descriptor.digest.to_string() + " came with the digest " +
                        digest.to_string() + "; the registry's copy is damaged or forged");
     }
     // What an earlier pull left may have lost bytes with the power.
@@ -272,9 +289,9 @@ Status Pull::transfer(Connection& connection, const Descriptor& descriptor, size
       set_done(index, partial.size());
       return local.is_ok();
     };
-    auto response = repository_.blob(connection, descriptor.digest, partial.size(), start, take, &can_retry, &wait);
+    auto response = repository_->blob(connection, descriptor.digest, partial.size(), start, take, &can_retry, &wait);
     if (!local) return local;
-    const std::string what = repository_.name() + ": blob " + descriptor.digest.to_string();
+    const std::string what = repository_->name() + ": blob " + descriptor.digest.to_string();
     const std::string sizes = std::to_string(partial.size()) + " of " + std::to_string(descriptor.size) + " bytes";
     if (is_too_long) {
       if (Status status = partial.begin_anew(); !status) return status;

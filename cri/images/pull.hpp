@@ -16,6 +16,7 @@
 #include <atomic>
 #include <memory>
 #include <mutex>
+#include <optional>
 #include <pintle/status.hpp>
 #include <string>
 #include <vector>
@@ -57,6 +58,7 @@ class Pull {
 
  private:
   class Partial;
+  Result<std::shared_ptr<const Image>> run_once();
   Result<Pulled> resolve(Connection& connection);
   Status fetch_all(const Pulled& pulled, std::vector<std::unique_ptr<Partial>>& partials);
   Status fetch(Connection& connection, const Descriptor& descriptor, size_t index, std::unique_ptr<Partial>& kept);
@@ -70,8 +72,9 @@ class Pull {
   const Reference reference_;
   std::atomic<bool> cancelled_{false};
   std::atomic<bool> given_up_{false};  // by one blob, for all
-  Repository repository_;
-  mutable std::mutex mutex_;  // of what follows
+  const Credentials credentials_;
+  std::optional<Repository> repository_;  // of a mirror or of the registry itself, one after the other
+  mutable std::mutex mutex_;              // of what follows
   PullProgress progress_;
 };
 

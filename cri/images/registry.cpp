@@ -78,11 +78,26 @@ bool Retries::again(std::chrono::seconds wanted) {
   return !cancelled_;
 }
 
+const RegistrySettings* RegistriesSettings::find(const std::string& domain) const {
+  auto found = registries.find(domain);
+  if (found == registries.end()) found = registries.find("*");
+  return found == registries.end() ? nullptr : &found->second;
+}
+
 Repository::Repository(const RegistriesSettings& settings, const Reference& reference, Credentials credentials,
-                       const std::atomic<bool>& cancelled)
-    : settings_(settings), reference_(reference), credentials_(std::move(credentials)), cancelled_(cancelled) {
-  const auto found = settings.registries.find(reference.domain);
-  if (found != settings.registries.end()) registry_ = found->second;
+                       const std::atomic<bool>& cancelled, const Mirror* mirror)
+    : settings_(settings),
+      reference_(reference),
+      credentials_(mirror ? Credentials() : std::move(credentials)),
+      cancelled_(cancelled) {
+  if (mirror) {
+    base_ = mirror->url;
+    while (base_.ends_with('/')) base_.pop_back();
+    mirror_ = base_.substr(base_.find("//") + 2);
+    registry_.ca_file = mirror->ca_file;
+    return;
+  }
+  if (const RegistrySettings* found = settings.find(reference.domain)) registry_ = *found;
   if (!credentials_.registry_token.empty()) authorization_ = "Bearer " + credentials_.registry_token;
 }
 

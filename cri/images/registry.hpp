@@ -11,6 +11,9 @@
 ///     auto document = web.manifest(connection, "latest");      // bytes whose digest is known, index or manifest
 ///     auto status = web.blob(connection, layer, offset, ...);  // one transfer, to be continued when it is cut
 ///
+/// A registry may have mirrors, which are asked before it, each for the whole image: what a mirror does not have, or cannot give,
+/// comes from the next one and in the end from the registry itself. Credentials are the registry's and never go to a mirror.
+///
 /// Plain HTTP is spoken with registries on this host's loopback that speak no TLS, and with those that the settings name.
 /// Refusals: UNAUTHENTICATED (401), PERMISSION_DENIED (403), NOT_FOUND (404), UNAVAILABLE (429, 5xx, no connection). What
 /// may pass is tried again a few times, with growing pauses or after what Retry-After says.
@@ -41,15 +44,23 @@ struct Credentials {
   bool empty() const { return username.empty() && identity_token.empty() && registry_token.empty(); }
 };
 
+struct Mirror {
+  std::string url;      ///< "https://mirror.local:5000", with a path before "/v2/" if it has one
+  std::string ca_file;  ///< PEM; trusted besides the system's authorities
+};
+
 struct RegistrySettings {
   std::optional<bool> plain_http;  ///< absent: only on loopback, where no TLS is spoken
   std::string ca_file;             ///< PEM; trusted besides the system's authorities
+  std::vector<Mirror> mirrors;     ///< the first is asked first
 };
 
 struct RegistriesSettings {
   TransferSettings transfer;
-  std::map<std::string, RegistrySettings> registries;  ///< by domain ("docker.io", "registry.local:5000")
-  unsigned parallel = 3;                               ///< blobs of one pull at a time
+  std::map<std::string, RegistrySettings>
+      registries;  ///< by domain ("docker.io", "registry.local:5000"); "*": all others
+  const RegistrySettings* find(const std::string& domain) const;
+  unsigned parallel = 3;  ///< blobs of one pull at a time
 };
 
 /// How often something is tried again that has failed without any progress, and how long the pauses are.
@@ -71,7 +82,7 @@ class Repository {
  public:
   /// `settings` and `cancelled` outlive it.
   Repository(const RegistriesSettings& settings, const Reference& reference, Credentials credentials,
-             const std::atomic<bool>& cancelled);
+             const std::atomic<bool>& cancelled, const Mirror* mirror = nullptr);
 
   struct Document {
     std::string bytes;
@@ -88,7 +99,7 @@ class Repository {
                         bool* can_retry, std::chrono::seconds* wait);
 
   /// "registry.local:5000/team/web", for messages.
-  std::string name() const { return reference_.repository(); }
+  std::string name() const { return reference_.repository() + (mirror_.empty() ? "" : " of the mirror " + mirror_); }
 
  private:
   Result<std::string> base_url(Connection& connection);
@@ -103,6 +114,7 @@ class Repository {
   const Credentials credentials_;
   const std::atomic<bool>& cancelled_;
   RegistrySettings registry_;
+  std::string mirror_;  // its host, for messages; empty: the registry itself
 
   std::mutex mutex_;           // of what follows
   std::string base_;           // "https://registry.local:5000", once it is known

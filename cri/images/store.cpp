@@ -81,7 +81,12 @@ std::vector<std::string> Image::tags() const {
 std::vector<std::string> Image::digests() const {
   std::set<std::string> all;
   for (const std::string& text : references) {
-    if (auto reference = Reference::parse(text)) all.insert(reference->repository() + "@" + manifest.to_string());
+    auto reference = Reference::parse(text);
+    if (!reference) continue;
+    const std::string repository = reference->repository() + "@";
+    const auto named =
+        std::find_if(pulled.begin(), pulled.end(), [&](const std::string& one) { return one.starts_with(repository); });
+    all.insert(named != pulled.end() ? *named : repository + manifest.to_string());
   }
   return {all.begin(), all.end()};
 }
@@ -142,12 +147,16 @@ Result<Store::Records> Store::parse_records(std::string_view text) {
     };
     auto id = digest_at("id"), manifest = digest_at("manifest");
     if (!id || !manifest) return broken("a digest is missing");
-    Record record{*id, *manifest, {}, 0};
-    if (const json::value* references = object.if_contains("references"); references && references->is_array()) {
-      for (const json::value& reference : references->get_array()) {
-        if (reference.is_string()) record.references.emplace_back(reference.get_string());
+    Record record{*id, *manifest, {}, 0, {}};
+    const auto texts_at = [&](const char* key, std::vector<std::string>& into) {
+      const json::value* found = object.if_contains(key);
+      if (!found || !found->is_array()) return;
+      for (const json::value& one : found->get_array()) {
+        if (one.is_string()) into.emplace_back(one.get_string());
       }
-    }
+    };
+    texts_at("references", record.references);
+    texts_at("pulled", record.pulled);
     if (const json::value* time = object.if_contains("loadedAt"); time && time->is_int64())
       record.loaded_at = time->get_int64();
     records[*id] = std::move(record);
@@ -165,10 +174,12 @@ Result<Store::Records> Store::read_records() {
 Status Store::write_records(const Records& records) {
   json::array images;
   for (const auto& [id, record] : records) {
-    images.push_back(json::object{{"id", id.to_string()},
-                                  {"manifest", record.manifest.to_string()},
-                                  {"references", json::value_from(record.references)},
-                                  {"loadedAt", record.loaded_at}});
+    json::object image{{"id", id.to_string()},
+                       {"manifest", record.manifest.to_string()},
+                       {"references", json::value_from(record.references)},
+                       {"loadedAt", record.loaded_at}};
+    if (!record.pulled.empty()) image["pulled"] = json::value_from(record.pulled);
+    images.push_back(std::move(image));
   }
   const std::string text = json::serialize(json::object{{"version", 1}, {"images", std::move(images)}}) + "\n";
   if (Status status = files::write_file(root_.get(), kRecords, text, Durability::synced); !status) return status;
@@ -182,7 +193,7 @@ Result<std::shared_ptr<const Image>> Store::image_of(const Record& record) {
     std::lock_guard guard(mutex_);
     const auto known = parsed_.find(record.id);
     if (known != parsed_.end() && known->second->manifest == record.manifest &&
-        known->second->references == record.references) {
+        known->second->references == record.references && known->second->pulled == record.pulled) {
       return known->second;
     }
   }
@@ -201,6 +212,7 @@ Result<std::shared_ptr<const Image>> Store::image_of(const Record& record) {
   image->id = record.id;
   image->manifest = record.manifest;
   image->references = record.references;
+  image->pulled = record.pulled;
   image->loaded_at = record.loaded_at;
   image->size = manifest_text->size() + config_text->size();
   for (const Descriptor& layer : manifest->layers) {
@@ -239,8 +251,12 @@ Result<Store::Record*> Store::find_record(Records& records, std::string_view nam
             *by_reference = true;
             return &record;
           }
-          // A name with a digest means the manifest, whatever the tag is now.
-          if (reference->digest.empty() || record.manifest != reference->digest) continue;
+          // A name with a digest means the manifest, or the index that it came by, whatever the tag is now.
+          if (reference->digest.empty()) continue;
+          const std::string named = reference->repository() + "@" + reference->digest.to_string();
+          if (record.manifest != reference->digest &&
+              std::find(record.pulled.begin(), record.pulled.end(), named) == record.pulled.end())
+            continue;
           auto other = Reference::parse(known);
           if (other && other->repository() == reference->repository()) return &record;
         }

@@ -56,14 +56,17 @@ struct Image {
   Digest id;
   Digest manifest;
   std::vector<std::string> references;  ///< whole ones, sorted
-  uint64_t size = 0;                    ///< of manifest, config and layers as stored
-  std::vector<Digest> layers;           ///< digests of the layers' blobs, base first
-  std::vector<Digest> chain;            ///< chain ids, base first
+  std::vector<std::string>
+      pulled;         ///< "docker.io/library/web@sha256:...": what registries called it, where that is not `manifest`
+  uint64_t size = 0;  ///< of manifest, config and layers as stored
+  std::vector<Digest> layers;  ///< digests of the layers' blobs, base first
+  std::vector<Digest> chain;   ///< chain ids, base first
   Config config;
   int64_t loaded_at = 0;  ///< nanoseconds since 1970
 
-  std::vector<std::string> tags() const;     ///< references with a tag
-  std::vector<std::string> digests() const;  ///< "docker.io/library/web@sha256:<manifest>" for each repository
+  std::vector<std::string> tags() const;  ///< references with a tag
+  /// "docker.io/library/web@sha256:..." for each repository: of the index or manifest that was pulled by this name.
+  std::vector<std::string> digests() const;
 };
 
 /// A leased image, ready to be mounted.
@@ -84,6 +87,8 @@ struct Pulled {
   std::string manifest_text;
   Digest manifest_digest;
   Manifest manifest;
+  std::string
+      pulled;  ///< repository and digest of the document that the reference names, an index or the manifest itself
 };
 
 struct StoreOptions {
@@ -142,6 +147,7 @@ class Store {
     Digest manifest;
     std::vector<std::string> references;
     int64_t loaded_at = 0;
+    std::vector<std::string> pulled;  ///< at most one of each repository
   };
   using Records = std::map<Digest, Record>;
   struct Candidate;

@@ -71,6 +71,7 @@ struct Store::Candidate {
   std::string config_name;               ///< in the source
   std::vector<std::string> layer_names;  ///< in the source
   std::vector<std::string> references;   ///< whole ones
+  std::string pulled;                    ///< as of Pulled
 };
 
 Result<std::vector<std::shared_ptr<const Image>>> Store::load(const std::string& path, const std::string& reference) {
@@ -154,6 +155,7 @@ Result<std::shared_ptr<const Image>> Store::add(const Pulled& pulled) {
   candidate.config_name = blob_name(pulled.manifest.config.digest);
   for (const Descriptor& layer : pulled.manifest.layers) candidate.layer_names.push_back(blob_name(layer.digest));
   candidate.references = {pulled.reference};
+  candidate.pulled = pulled.pulled;
   auto images = commit_all(source, partial_.get(), candidates);
   if (!images) return images.status();
   return std::move(images->front());
@@ -361,6 +363,10 @@ Result<std::shared_ptr<const Image>> Store::commit(Source& source, int ingest, C
       record.references.push_back(reference);
     }
     std::sort(record.references.begin(), record.references.end());
+    const std::string repository = candidate.pulled.substr(0, candidate.pulled.find('@') + 1);
+    if (repository.empty()) return;
+    std::erase_if(record.pulled, [&](const std::string& other) { return other.starts_with(repository); });
+    if (candidate.pulled != repository + record.manifest.to_string()) record.pulled.push_back(candidate.pulled);
   };
   // The same content may come under another manifest (compressed otherwise): the one that is whole stays.
   if (const auto known = records.find(id); known != records.end()) {
@@ -403,7 +409,7 @@ Result<std::shared_ptr<const Image>> Store::commit(Source& source, int ingest, C
     }
   }
 
-  Record& record = records.try_emplace(id, Record{id, candidate.manifest_digest, {}, now()}).first->second;
+  Record& record = records.try_emplace(id, Record{id, candidate.manifest_digest, {}, now(), {}}).first->second;
   add_references(record);
   auto image = image_of(record);
   if (!image) return image;

@@ -60,6 +60,17 @@ Result<ImageSettings> ImageSettings::parse(std::string_view text) {
       if (!registry.ca_file.empty() && !registry.ca_file.starts_with('/'))
         return invalid_argument("registries." + std::string(name) + ".caFile '" + registry.ca_file +
                                 "' has to be an absolute path");
+      if (const json::value* mirrors = find(about.get_object(), "mirrors"); mirrors && mirrors->is_array()) {
+        for (const json::value& mirror : mirrors->get_array()) {
+          images::Mirror one;
+          if (mirror.is_object()) take(mirror.get_object(), "url", one.url);
+          if (mirror.is_object()) take(mirror.get_object(), "caFile", one.ca_file);
+          if (!one.url.starts_with("https://") && !one.url.starts_with("http://"))
+            return invalid_argument("registries." + std::string(name) + ".mirrors: '" + one.url +
+                                    "' has to begin with https:// or http://");
+          registry.mirrors.push_back(std::move(one));
+        }
+      }
       settings.registries.registries[std::string(name)] = std::move(registry);
     }
   }

@@ -308,6 +308,12 @@ class FromRegistries(Pulls):
         registry.answers["/v2/many/manifests/all"] = (200, {"Content-Type": "application/vnd.oci.image.index.v1+json"}, index)
         registry.answers["/v2/many/manifests/" + digest_of(index)] = registry.answers["/v2/many/manifests/all"]
         self.pull(f"{registry.name}/many:all")
+        # What was pulled by its tag is known by the digest that the registry has for the tag, and found by the manifest's too.
+        told = {name: self.node.pintle("-o", "json", "image", "inspect", f"{registry.name}/many{name}")
+                for name in (":all", "@" + digest_of(index), "@" + digest_of(manifest))}
+        self.assertEqual(len(set(told.values())), 1)
+        self.assertIn(f"many@{digest_of(index)}", told[":all"])
+        self.assertNotIn(f"many@{digest_of(manifest)}", told[":all"])
         self.pull(f"{registry.name}/many@{digest_of(index)}")
         alien = index.replace(b"amd64", b"riscv64")
         registry.answers["/v2/many/manifests/alien"] = (200, {"Content-Type": "application/vnd.oci.image.index.v1+json"}, alien)
@@ -378,6 +384,66 @@ class FromRegistries(Pulls):
         code, _ = self.refused("other.test/far:1")
         self.assertEqual(code, 5)
         self.assertEqual(len(seen), count, "an exception went through the proxy")
+
+    def test_mirrors_are_asked_first_and_without_credentials(self):
+        origin, mirror = self.start(servers.Answers()), self.start(servers.Answers())
+        origin.image("web", tar_of({"file": b"origin"}))
+        origin.image("only", tar_of({"file": b"only here"}))
+        mirror.image("web", tar_of({"file": b"mirror"}))
+        half = mirror.image("half", tar_of({"file": b"half"}))
+        mirror.answers[half] = (404, {}, b"{}")
+        origin.image("half", tar_of({"file": b"half"}))
+        config = self.node.plugins["runtime-oci"]["config"]
+        mirrors = {"mirrors": [{"url": "http://127.0.0.1:1"}, {"url": f"http://{mirror.name}/"}]}
+        config["registries"] = {origin.name: mirrors, "*": mirrors}
+        self.node.apply()
+        self.pull("--creds", "ada:secret", f"{origin.name}/web:1")
+        self.assertEqual(origin.seen, [], "the registry itself was asked though its mirror has the image")
+        self.assertTrue(mirror.seen)
+        for _, headers in mirror.seen:
+            self.assertNotIn("Authorization", headers)
+        self.pull(f"{origin.name}/only:1")
+        self.assertTrue(origin.seen)
+        self.pull(f"{origin.name}/half:1")
+        self.pull("registry.test/web:1")
+        code, line = self.refused("registry.test/nowhere:1")
+        self.assertIn("of the mirror", line)
+        self.assertNotEqual(code, 0)
+
+    def test_an_identity_token_is_given_to_the_token_server_alone(self):
+        registry, tokens = self.start(servers.Answers()), self.start(servers.Answers())
+        registry.image("web", tar_of({"file": b"x"}))
+        for known in list(registry.answers):
+            inner = registry.answers[known]
+
+            def guarded(handler, inner=inner):
+                right = handler.headers.get("Authorization") == "Bearer granted"
+                challenge = {"WWW-Authenticate": f'Bearer realm="http://{tokens.name}/token",service="s"'}
+                status, headers, content = inner if right else (401, challenge, b"")
+                handler.send_response(status)
+                for name, value in {**headers, "Content-Length": str(len(content))}.items():
+                    handler.send_header(name, value)
+                handler.end_headers()
+                handler.wfile.write(content)
+            registry.answers[known] = guarded
+        tokens.answers["/token"] = (200, {}, json.dumps({"access_token": "granted"}).encode())
+        auth = {1: f"{registry.name}/web:1", 2: {5: "refresh-me"}}
+        self.node.admin.call("pintle.image.v1.ImageBackend", 5, auth)
+        self.assertEqual(tokens.forms[-1]["grant_type"], ["refresh_token"])
+        self.assertEqual(tokens.forms[-1]["refresh_token"], ["refresh-me"])
+        self.assertNotIn("refresh-me", str(registry.seen))
+
+    def test_a_proxy_of_tunnels_is_used_for_tls(self):
+        registry = self.registry("far", tls=self.authority)
+        self.skopeo(self.archive, f"docker://{registry.name}/test/web:1")
+        tunnels = self.start(servers.TunnelProxy({"registry.test:5443": registry.port}))
+        config = self.node.plugins["runtime-oci"]["config"]
+        config["registries"] = {"registry.test:5443": {"caFile": self.authority.certificate}}
+        config["proxy"] = {"https": f"http://{tunnels.name}"}
+        self.node.apply()
+        self.pull("registry.test:5443/test/web:1")
+        self.assertTrue(tunnels.seen)
+        self.assertEqual(set(tunnels.seen), {"CONNECT registry.test:5443 HTTP/1.1"})
 
     # ---- Bad answers ----
 

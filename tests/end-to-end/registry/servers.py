@@ -32,7 +32,7 @@ class Authority:
     def __init__(self, folder):
         self.key, self.certificate = os.path.join(folder, "registry.key"), os.path.join(folder, "registry.pem")
         subprocess.run(["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=pintle test", "-keyout",
-                        self.key, "-out", self.certificate, "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"],
+                        self.key, "-out", self.certificate, "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:registry.test"],
                        check=True, capture_output=True)
 
     def sign(self, content):
@@ -158,7 +158,7 @@ class Answers(Served):
     """A registry that is what the test makes of it: path -> (status, headers, body), or a function of the handler."""
 
     def __init__(self, tls=None):
-        self.answers, self.seen = {}, []
+        self.answers, self.seen, self.forms = {}, [], []
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -166,6 +166,11 @@ class Answers(Served):
 
             def log_message(self, *_):
                 pass
+
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers.get("Content-Length", "0"))).decode()
+                outer.forms.append(urllib.parse.parse_qs(body))
+                self.do_GET()
 
             def do_GET(self):
                 outer.seen.append((self.path, dict(self.headers)))
@@ -261,6 +266,47 @@ class CuttingProxy:
             server.shutdown(socket.SHUT_WR)
         except OSError:
             pass
+
+    def close(self):
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+
+
+class TunnelProxy:
+    """An HTTP proxy that makes tunnels (CONNECT), to ports on loopback by the names that it is told."""
+
+    def __init__(self, targets):
+        self.targets, self.seen = targets, []
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.name = f"127.0.0.1:{self.listener.getsockname()[1]}"
+        threading.Thread(target=self.accept, daemon=True).start()
+
+    def accept(self):
+        while True:
+            try:
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            threading.Thread(target=self.serve, args=(client,), daemon=True).start()
+
+    def serve(self, client):
+        head = b""
+        while b"\r\n\r\n" not in head:
+            piece = client.recv(4096)
+            if not piece:
+                return client.close()
+            head += piece
+        line = head.split(b"\r\n")[0].decode()
+        self.seen.append(line)
+        port = self.targets.get(line.split()[1]) if line.startswith("CONNECT ") else None
+        if port is None:
+            client.sendall(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\n\r\n")
+            return client.close()
+        server = socket.create_connection(("127.0.0.1", port))
+        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        threading.Thread(target=CuttingProxy.upstream, args=(client, server), daemon=True).start()
+        CuttingProxy.upstream(server, client)
+        client.close()
 
     def close(self):
         self.listener.shutdown(socket.SHUT_RDWR)
