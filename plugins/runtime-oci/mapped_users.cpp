@@ -102,6 +102,8 @@ Status show_binds(const MappedUsers& users, json::object& spec, const std::strin
   return {};
 }
 
+bool is_shown(const std::string& container) { return access((container + kMounts).c_str(), F_OK) == 0; }
+
 Status open_cgroups(const std::vector<std::string>& folders) {
   for (std::string path : folders)
     for (; path.size() > 1; path.resize(path.rfind('/'))) {

@@ -49,6 +49,9 @@ Result<std::vector<std::string>> show_layers(const MappedUsers& users, std::vect
 /// Makes the spec's bind mounts at `<container>/mounts/N`, and has the spec name these.
 Status show_binds(const MappedUsers& users, boost::json::object& spec, const std::string& container);
 
+/// Whether the OCI runtime was shown the container's folder.
+bool is_shown(const std::string& container);
+
 /// Lets root of the pod reach its cgroup, which it sees as it is on cgroup v1.
 Status open_cgroups(const std::vector<std::string>& folders);
 

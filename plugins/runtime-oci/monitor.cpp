@@ -12,6 +12,7 @@
 #include <charconv>
 #include <chrono>
 
+#include "plugins/runtime-oci/mapped_users.hpp"
 #include "plugins/runtime-oci/placement.hpp"
 #include "sdk/support/files/files.hpp"
 
@@ -123,7 +124,12 @@ Command exec_command(const Node& node, const ContainerRecord& record, bool termi
   command.environment = {kSearchPath};
   const std::vector<std::string> exec = {"exec", "--process", "/proc/self/fd/3", "--pid-file", pid_file, record.id};
   std::vector<std::string> launch = {"pintle-oci-launch"};
-  for (std::string& argument : launch_arguments(node, record, terminal)) launch.push_back(std::move(argument));
+  // runc works in the root, wherever it is that the container's spec says.
+  std::vector<std::string> shows;
+  if (const std::string folder = node.folders.container(record.id);
+      node.programs.kind == RuntimeKind::runc && is_shown(folder))
+    shows = {"--show", folder, shown_folder()};
+  for (std::string& argument : launch_arguments(node, record, terminal, shows)) launch.push_back(std::move(argument));
   for (std::string& option : global_options(node, record)) launch.push_back(std::move(option));
   launch.insert(launch.end(), exec.begin(), exec.end());
   command.program = node.programs.launcher;
