@@ -31,6 +31,16 @@ def as_root_of(pid, *command):
 
 
 class Users(PodCase):
+    def run_pod(self, manifest):
+        """Until the programs run: before that, a container's process is still the OCI runtime's."""
+        found, container = super().run_pod(manifest)
+
+        def name_of(pid):
+            with open(f"/proc/{pid}/comm", encoding="utf-8") as file:
+                return file.read().strip()
+        wait_for("the programs run", lambda: all(name_of(one.pid) == "sleep" for one in self.containers_of(found)))
+        return found, container
+
     def test_root_of_a_pod_is_nobody_on_the_node(self):
         found, container = self.run_pod(mapped("own", shell("one", "touch /made /dev/shm/made; id -u; " + SLEEP)))
         first = first_id(container.pid)
