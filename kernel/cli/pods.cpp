@@ -101,6 +101,8 @@ std::string pod_status(const boost::json::value& pod) {
   if (!text_member(member(pod, "metadata"), "deletionTimestamp").empty()) return "Terminating";
   if (std::string init = init_status(pod); !init.empty() && !has_condition(status, "Initialized")) return init;
   std::string reason = text_member(status, "reason");
+  // Why the node ended the pod, says more than how its containers ended.
+  if (!reason.empty() && text_member(status, "phase") == "Failed") return reason;
   if (reason.empty()) reason = text_member(status, "phase");
   bool has_running = false;
   const boost::json::array& containers = list_member(status, "containerStatuses");

@@ -6,6 +6,7 @@
 
 #include "kernel/cli/cli.hpp"
 #include "kernel/cli/plugins.hpp"
+#include "pintle/node.pintle.hpp"
 
 namespace pintle::cli {
 
@@ -60,11 +61,48 @@ std::string uptime(const json::value& status) {
   return since.empty() ? "" : " since " + since;
 }
 
+/// The node as its agent tells it, a core/v1 Node; null if there is no agent.
+json::value kubernetes_node(Context& context) {
+  node::v1::DescribeNodeRequest request;
+  node::v1::DescribeNodeResponse response;
+  if (!context.admin().call(node::v1::NodeAgentInterface::info, "DescribeNode", request, response,
+                            {"", std::chrono::seconds(2)}))
+    return nullptr;
+  boost::system::error_code error;
+  json::value node = json::parse(response.json(), error);
+  return error ? json::value() : node;
+}
+
+/// What pods may have, and what the node runs short of.
+void print_pods_and_pressure(Context& context, const json::value& node) {
+  const json::value& status = member(node, "status");
+  if (!status.is_object()) return;
+  const json::value &capacity = member(status, "capacity"), &allocatable = member(status, "allocatable");
+  std::string room;
+  for (const char* name : {"cpu", "memory", "ephemeral-storage", "pods"}) {
+    const std::string has = text_member(capacity, name), gives = text_member(allocatable, name);
+    if (has.empty()) continue;
+    room += (room.empty() ? "" : ", ") + std::string(name) + " " + gives + (has == gives ? "" : " of " + has);
+  }
+  context.out << "Pods     may have " << room << "\n";
+  for (const json::value& condition : list_member(status, "conditions")) {
+    const std::string type = text_member(condition, "type");
+    if (!type.ends_with("Pressure") || text_member(condition, "status") != "True") continue;
+    context.out << "Pressure "
+                << colored(type + " since " + age(text_member(condition, "lastTransitionTime")) +
+                               ": pods are evicted, or wait; `pintle pod ls` shows them",
+                           Color::red, context.color)
+                << "\n";
+  }
+}
+
 int show_status(Context& context, const NoOptions&) {
   Result<json::value> answer = context.admin().json("GET", "/v1/status", "", std::chrono::seconds(10));
   if (!answer) return context.fail(answer.status());
-  const json::value& status = *answer;
+  json::value& status = *answer;
   const bool ready = flag_member(status, "ready");
+  const json::value node = kubernetes_node(context);
+  if (node.is_object() && status.is_object()) status.get_object()["kubernetes"] = node;
   if (context.printed(status)) return ready ? exit_ok : exit_unavailable;
 
   const json::array& plugins = list_member(status, "plugins");
@@ -84,14 +122,16 @@ int show_status(Context& context, const NoOptions&) {
               << (memory.empty() ? "" : ", " + memory) << ")\n"
               << "Ready    ";
   if (ready) {
-    context.out << colored("yes", Color::green, context.color) << "\n\n";
+    context.out << colored("yes", Color::green, context.color) << "\n";
   } else {
     context.out << colored("no", Color::red, context.color)
                 << (not_ready == 0 ? ""
                                    : ": " + std::to_string(not_ready) + " of " + std::to_string(wanted) +
                                          " required plugins " + (not_ready == 1 ? "is" : "are") + " not ready")
-                << "\n\n";
+                << "\n";
   }
+  print_pods_and_pressure(context, node);
+  context.out << "\n";
 
   Table table({{"PLUGIN"},
                {"STATE"},

@@ -79,6 +79,9 @@ Agent::Agent(Host& host, AgentSettings settings)
       posted_(host, settings_.state_folder),
       watch_(host, [this](FolderChange change) { folder_changed(std::move(change)); }),
       log_rotation_(host, context_, settings_.container_logs),
+      pressure_(host, context_, workers_, settings_.pressure),
+      shutdown_(host, context_, workers_, settings_.shutdown),
+      collection_(host, context_, workers_, pressure_, settings_.collection),
       loop_ended_(host),
       events_wakeup_(host),
       poll_wakeup_(host),
@@ -90,6 +93,16 @@ Agent::Agent(Host& host, AgentSettings settings)
   context_.runtime = &runtime_;
   context_.start = [this](Task<void> task) { start_loop(std::move(task)); };
   context_.images = &images_;
+  context_.dead_kept = settings_.dead_kept;
+  context_.dead_for = settings_.dead_for;
+  pressure_.free_disk = [this] { return collection_.free_disk(); };
+  shutdown_.called_off = [this] { reconsider_refused(); };
+  context_.admit = [this](const PodWorker& asking, const WantedPod& pod) { return admit(asking, pod); };
+  context_.freed = [this] {
+    pressure_.pods_changed();
+    shutdown_.pods_changed();
+    host_.post([this] { reconsider_refused(); });
+  };
   context_.web = &web_;
 }
 
@@ -168,13 +181,27 @@ Task<Status> Agent::begin() {
   if (!version) co_return version.status().with_context("ask the container runtime for its version");
   if (!version->runtime_name().empty()) context_.runtime_name = version->runtime_name();
 
-  auto load = [files = context_.files] {
-    std::pair<std::vector<std::shared_ptr<const WantedPod>>, std::vector<std::string>> loaded;
-    loaded.first = files.load(loaded.second);
+  struct Loaded {
+    std::vector<std::shared_ptr<const WantedPod>> records;
+    std::map<std::string, PodVerdict> verdicts;
+    std::string boot;
+    std::vector<std::string> problems;
+    Status limited;
+  };
+  auto load = [files = context_.files, cgroups = context_.node.cgroups] {
+    Loaded loaded;
+    loaded.records = files.load(loaded.problems);
+    loaded.boot = boot_id();
+    loaded.verdicts = files.load_verdicts(loaded.boot, loaded.problems);
+    loaded.limited = limit_all_pods(cgroups);
     return loaded;
   };
   auto loading = host_.blocking(std::move(load));
-  auto [records, problems] = co_await std::move(loading);
+  Loaded loaded = co_await std::move(loading);
+  context_.boot_id = std::move(loaded.boot);
+  context_.verdicts = std::move(loaded.verdicts);
+  const auto& [records, verdicts, boot, problems, limited] = loaded;
+  if (!limited) host_.warn("pods together are not limited to what is left for them", {{"problem", limited.message()}});
   for (const std::string& problem : problems) host_.warn("a pod's record is passed over", {{"problem", problem}});
   std::map<std::string, std::vector<std::shared_ptr<const WantedPod>>> by_path;
   for (const std::shared_ptr<const WantedPod>& record : records) {
@@ -206,6 +233,9 @@ Task<Status> Agent::begin() {
   start_loop(follow_events());
   start_loop(tick());
   start_loop(log_rotation_.run());
+  start_loop(pressure_.run());
+  start_loop(shutdown_.run());
+  start_loop(collection_.run());
   if (!settings_.url.url.empty()) start_loop(follow_url());
   host_.condition("PodsManaged", true, "Acting", "");
   if (on_begin_) on_begin_();
@@ -216,6 +246,10 @@ Task<void> Agent::quiesce() {
   context_.stopping = true;
   watch_.stop();
   log_rotation_.stop();
+  pressure_.stop();
+  shutdown_.stop();
+  collection_.stop();
+  pressure_.pods_changed();
   web_.close();
   for (const auto& [key, worker] : workers_) worker->interrupt();
   if (events_call_ != 0) host_.api()->cancel(host_.raw(), events_call_);

@@ -41,8 +41,12 @@
 #include "cri/api.pintle.hpp"
 #include "pintle/node.pb.h"
 #include "plugins/node-agent/folder_watch.hpp"
+#include "plugins/node-agent/garbage_collection.hpp"
 #include "plugins/node-agent/log_rotation.hpp"
 #include "plugins/node-agent/manifest_folder.hpp"
+#include "plugins/node-agent/node_pressure.hpp"
+#include "plugins/node-agent/node_resources.hpp"
+#include "plugins/node-agent/node_shutdown.hpp"
 #include "plugins/node-agent/pod_worker.hpp"
 #include "plugins/node-agent/posted_manifests.hpp"
 #include "plugins/node-agent/url_manifests.hpp"
@@ -59,6 +63,12 @@ struct AgentSettings {
   BackoffSettings backoff;
   LogSettings container_logs;
   UrlSettings url;
+  PressureSettings pressure;
+  ShutdownSettings shutdown;
+  CollectionSettings collection;
+  int64_t dead_kept = 1;                 ///< of each container, besides its newest; -1: all
+  std::chrono::nanoseconds dead_for{0};  ///< before that they are not removed
+  NodeResources resources;
 };
 
 class Agent {
@@ -72,6 +82,7 @@ class Agent {
   /// Lets go of everything; pods run on. Completes when nothing is under way any more.
   Task<void> quiesce();
 
+  node::v1::DescribeNodeResponse describe_node() const;
   node::v1::ListPodsResponse list(const node::v1::PodReference& only);
   Task<Result<node::v1::ApplyPodsResponse>> apply(node::v1::ApplyPodsRequest request);
   Task<Result<node::v1::RemovePodResponse>> remove(node::v1::RemovePodRequest request);
@@ -119,6 +130,8 @@ class Agent {
   void start_loop(Task<void> loop);
   Result<std::vector<Target>> targets_of(const std::vector<WantedPod>& pods,
                                          const node::v1::ApplyPodsRequest& request) const;
+  std::optional<PodVerdict> admit(const PodWorker& asking, const WantedPod& pod);
+  void reconsider_refused();
   static Task<void> counted(Agent* agent, Task<void> loop);
 
   Host& host_;
@@ -138,7 +151,10 @@ class Agent {
   bool begun_ = false;
   std::function<void()> on_begin_;
   bool folder_readable_ = true;
-  std::map<std::string, std::shared_ptr<PodWorker>> workers_;         ///< by key
+  Workers workers_;
+  NodePressure pressure_;
+  NodeShutdown shutdown_;
+  GarbageCollection collection_;
   std::map<std::string, std::shared_ptr<const WantedPod>> accepted_;  ///< by uid
   std::map<std::string, size_t> fingerprints_;                        ///< by uid: what the runtime has of it
   std::map<std::string, std::string> reported_;                       ///< by file: the problem that was told last

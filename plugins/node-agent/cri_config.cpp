@@ -6,6 +6,7 @@
 
 #include "cri/api.pb.h"
 #include "k8s/core/v1/pod.pb.h"
+#include "plugins/node-agent/pod_resources.hpp"
 #include "plugins/node-agent/volumes.hpp"
 #include "sdk/api/pod.hpp"
 #include "sdk/api/quantity.hpp"
@@ -17,7 +18,6 @@ namespace {
 constexpr size_t kLongestHostname = 63;
 constexpr int kMostServers = 3;                                 // that a resolver takes
 constexpr int64_t kQuotaPeriod = 100'000, kLeastQuota = 1'000;  // microseconds
-constexpr int64_t kLeastShares = 2, kMostShares = 262'144, kSharesOfCore = 1'024;
 constexpr int64_t kScoreGuaranteed = -997, kScoreBestEffort = 1'000;
 
 // What Kubernetes hides of /proc and /sys from containers that are not privileged.
@@ -124,46 +124,17 @@ void set_groups(Context& out, const core::PodSecurityContext& of_pod) {
     out.set_supplemental_groups_policy(cri::SupplementalGroupsPolicy::Strict);
 }
 
-int64_t shares_of(int64_t milli) { return std::clamp(milli * kSharesOfCore / 1000, kLeastShares, kMostShares); }
 int64_t quota_of(int64_t milli) { return std::max(milli * kQuotaPeriod / 1000, kLeastQuota); }
 
-/// What all containers of a pod may use together, as kubelet reckons it: requests are added up; limits too, where every container
-/// has one. Init containers run one after the other, those that go on running beside the others.
+/// What all containers of a pod may use together.
 cri::LinuxContainerResources resources_of_pod(const core::Pod& pod) {
-  struct Sum {
-    api::Quantity amount;
-    bool complete = true;
-  };
-  const auto sum = [&](const char* name, bool limits) {
-    Sum total, sidecars, largest;
-    const auto of = [&](const core::Container& container, bool& complete) {
-      const auto& amounts = limits ? container.resources().limits() : container.resources().requests();
-      complete = complete && amounts.contains(name) && !amount(amounts, name).is_zero();
-      return amount(amounts, name);
-    };
-    for (const core::Container& container : pod.spec().containers()) total.amount += of(container, total.complete);
-    for (const core::Container& container : pod.spec().init_containers()) {
-      const api::Quantity own = of(container, total.complete);
-      if (container.restart_policy() == "Always") {
-        total.amount += own;
-        sidecars.amount += own;
-      } else if (own + sidecars.amount > largest.amount) {
-        largest.amount = own + sidecars.amount;
-      }
-    }
-    if (largest.amount > total.amount) total.amount = largest.amount;
-    // What the pod as a whole is given counts instead.
-    const auto& whole = limits ? pod.spec().resources().limits() : pod.spec().resources().requests();
-    if (whole.contains(name) && !amount(whole, name).is_zero()) total = {amount(whole, name), true};
-    return total;
-  };
   cri::LinuxContainerResources resources;
-  resources.set_cpu_shares(shares_of(sum("cpu", false).amount.milli()));
-  if (const Sum cpu = sum("cpu", true); cpu.complete) {
+  resources.set_cpu_shares(static_cast<int64_t>(cpu_shares(requested_by(pod, "cpu").amount.milli())));
+  if (const PodAmount cpu = limit_of(pod, "cpu"); cpu.complete) {
     resources.set_cpu_period(kQuotaPeriod);
     resources.set_cpu_quota(quota_of(cpu.amount.milli()));
   }
-  if (const Sum memory = sum("memory", true); memory.complete)
+  if (const PodAmount memory = limit_of(pod, "memory"); memory.complete)
     resources.set_memory_limit_in_bytes(memory.amount.units());
   return resources;
 }
@@ -178,7 +149,7 @@ void set_resources(cri::LinuxContainerResources& resources, const WantedPod& pod
   const int64_t shared_milli = cpu_request.is_zero() && container.resources().requests().count("cpu") == 0
                                    ? cpu_limit.milli()
                                    : cpu_request.milli();
-  resources.set_cpu_shares(shares_of(shared_milli));
+  resources.set_cpu_shares(static_cast<int64_t>(cpu_shares(shared_milli)));
   if (!cpu_limit.is_zero()) {
     resources.set_cpu_period(kQuotaPeriod);
     resources.set_cpu_quota(quota_of(cpu_limit.milli()));

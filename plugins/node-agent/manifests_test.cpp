@@ -103,7 +103,7 @@ TEST(Manifest, is_refused_for_every_feature_that_is_not_there_yet) {
                                    "envFrom: [{configMapRef: {name: a}}]",
                                    "stdin: true",
                                    "env: [{name: A, valueFrom: {secretKeyRef: {name: a, key: b}}}]",
-                                   "resources: {limits: {ephemeral-storage: 1Gi}}",
+                                   "resources: {limits: {example.com/gpu: 1}}",
                                    "restartPolicy: Always"};
   for (const char* field : in_container)
     EXPECT_THAT(complaint("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {volumes: [{name: v}], containers: "

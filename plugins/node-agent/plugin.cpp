@@ -54,6 +54,43 @@ std::chrono::nanoseconds seconds_of(const json::value& value) {
   return std::chrono::nanoseconds(static_cast<int64_t>(value.to_number<double>() * 1e9));
 }
 
+/// What is kept for the node itself, and when it runs short.
+void read_node_settings(const json::value& config, agent::AgentSettings& settings) {
+  const json::object& object = config.as_object();
+  Result<agent::EvictionSettings> eviction = agent::read_eviction_settings(config);
+  if (!eviction) throw PluginError(eviction.status());
+  Result<agent::ShutdownSettings> shutdown = agent::read_shutdown_settings(config);
+  if (!shutdown) throw PluginError(shutdown.status());
+  settings.shutdown = std::move(*shutdown);
+  Result<agent::CollectionSettings> collection = agent::read_collection_settings(config);
+  if (!collection) throw PluginError(collection.status());
+  settings.collection = *collection;
+  if (const json::value* kept = object.if_contains("maximumDeadContainersPerContainer"))
+    settings.dead_kept = kept->to_number<int64_t>();
+  if (const json::value* age = object.if_contains("minimumContainerTTLDuration")) {
+    const Result<std::chrono::nanoseconds> parsed = agent::parse_duration(std::string(age->as_string()));
+    if (!parsed) throw PluginError(parsed.status().with_context("minimumContainerTTLDuration"));
+    settings.dead_for = *parsed;
+  }
+  const json::value* most_pods = object.if_contains("maxPods");
+  const int64_t pods = most_pods ? most_pods->to_number<int64_t>() : 110;
+  Result<agent::NodeResources> resources =
+      agent::read_node_resources(config, agent::node_amounts(settings.state_folder, pods), *eviction);
+  if (!resources) throw PluginError(resources.status());
+  settings.resources = std::move(*resources);
+  settings.pressure.eviction = std::move(*eviction);
+  settings.pressure.nodefs = settings.state_folder;
+  if (const json::value* period = object.if_contains("housekeepingSeconds"))
+    settings.pressure.housekeeping = seconds_of(*period);
+  agent::CgroupSettings& cgroups = settings.node.cgroups;
+  if (!settings.resources.limits_pods || cgroups.root.empty()) return;
+  cgroups.all_memory = settings.resources.for_pods("memory");
+  cgroups.all_cpu_milli = settings.resources.for_pods("cpu");
+  if (settings.resources.reserved.contains("pid")) cgroups.all_processes = settings.resources.for_pods("pid");
+  settings.pressure.pods_cgroup = cgroups.root;
+  settings.pressure.pods_memory = cgroups.all_memory;
+}
+
 agent::AgentSettings settings_of(const Host& host) {
   const json::value config = json::parse(std::string(host.config_json()));
   agent::AgentSettings settings;
@@ -84,6 +121,7 @@ agent::AgentSettings settings_of(const Host& host) {
   }
   if (settings.ids.base % 65536 != 0 || settings.ids.ids_per_pod % 65536 != 0)
     throw PluginError(invalid_argument("userNamespaces: base and idsPerPod have to be multiples of 65536"));
+  read_node_settings(config, settings);
   const json::value& logs = config.at("containerLogs");
   if (Result<api::Quantity> size = api::Quantity::parse(std::string(logs.at("maxSize").get_string())); size)
     settings.container_logs.longest_bytes = size->units();
@@ -158,6 +196,9 @@ class NodeAgentPlugin final : public Plugin, public node::v1::NodeAgent {
 
   Task<Result<node::v1::ListPodsResponse>> ListPods(Call&, const node::v1::ListPodsRequest& request) override {
     co_return agent_.list(request.only());
+  }
+  Task<Result<node::v1::DescribeNodeResponse>> DescribeNode(Call&, const node::v1::DescribeNodeRequest&) override {
+    co_return agent_.describe_node();
   }
   Task<Result<node::v1::ApplyPodsResponse>> ApplyPods(Call&, const node::v1::ApplyPodsRequest& request) override {
     return agent_.apply(request);

@@ -4,6 +4,7 @@
 #include <charconv>
 #include <mutex>
 
+#include "plugins/node-agent/pod_resources.hpp"
 #include "sdk/support/cgroup/cgroup.hpp"
 #include "sdk/support/files/files.hpp"
 #include "sdk/support/systemd/slices.hpp"
@@ -74,6 +75,18 @@ void weigh_slice(const CgroupSettings& settings, const cgroup::Layout& layout, c
   (void)settings.systemd.set_properties(systemd::unit_of(path), {{"CPUWeight", weight}});
 }
 
+/// What is as it should be is left alone: a call to systemd takes its time.
+Status limit_root_slice(const CgroupSettings& settings, const cgroup::Layout& layout) {
+  const std::string path = systemd::slice_path(settings.root), folder = layout.unified_folder(path);
+  if (settings.all_memory <= 0 || !layout.exists(path)) return Status::ok();
+  const Result<std::string> now = files::read_file(folder + "/memory.max", 100);
+  // The kernel counts whole pages.
+  if (now && *now == std::to_string(settings.all_memory / 4096 * 4096) + "\n") return Status::ok();
+  systemd::Properties limits{{"MemoryMax", static_cast<uint64_t>(settings.all_memory)}};
+  if (settings.all_processes > 0) limits.push_back({"TasksMax", static_cast<uint64_t>(settings.all_processes)});
+  return settings.systemd.set_properties(systemd::unit_of(path), limits).with_context("limit the slice of all pods");
+}
+
 Status make_pod_slice(const CgroupSettings& settings, const cgroup::Layout& layout, const std::string& name) {
   const std::lock_guard<std::mutex> guard(slices_mutex());
   systemd::Properties limits;
@@ -81,6 +94,8 @@ Status make_pod_slice(const CgroupSettings& settings, const cgroup::Layout& layo
   Status made =
       settings.systemd.start_slice(systemd::unit_of(systemd::slice_path(name)), systemd::kPodDescription, limits);
   if (!made) return made;
+  // What cannot be limited was told when the agent began.
+  (void)limit_root_slice(settings, layout);
   weigh_slice(settings, layout, settings.root + "/besteffort", true);
   weigh_slice(settings, layout, settings.root + "/burstable", false);
   return Status::ok();
@@ -108,7 +123,30 @@ std::string place_of(const CgroupSettings& settings, const std::string& name) {
   return settings.are_slices ? systemd::slice_path(name) : name;
 }
 
-Status make_pod_cgroup(const CgroupSettings& settings, const std::string& path) {
+namespace {
+
+Status limit_root(const cgroup::Layout& layout, const CgroupSettings& settings) {
+  cgroup::Limits limits;
+  if (settings.all_memory > 0) limits.memory = settings.all_memory;
+  if (settings.all_processes > 0) limits.processes = settings.all_processes;
+  if (settings.all_cpu_milli > 0) limits.cpu_shares = cpu_shares(settings.all_cpu_milli);
+  return layout.apply(settings.root, limits).with_context("limit the cgroup of all pods");
+}
+
+}  // namespace
+
+Status limit_all_pods(const CgroupSettings& settings) {
+  if (settings.root.empty()) return Status::ok();
+  Result<cgroup::Layout> layout = cgroup::Layout::detect();
+  if (!layout) return layout.status();
+  if (settings.are_slices) return limit_root_slice(settings, *layout);
+  if (Status made = layout->create(settings.root); !made) return made.with_context("make the cgroup of all pods");
+  Status limited = limit_root(*layout, settings);
+  layout->discard(settings.root);
+  return limited;
+}
+
+Status make_pod_cgroup(const CgroupSettings& settings, const std::string& path, uint64_t cpu_shares) {
   if (settings.root.empty() || path.empty()) return Status::ok();
   Result<cgroup::Layout> layout = cgroup::Layout::detect();
   if (!layout) return layout.status();
@@ -116,7 +154,15 @@ Status make_pod_cgroup(const CgroupSettings& settings, const std::string& path) 
       has_processes(*layout, settings.are_slices ? path : systemd::slice_path(path)))
     return Status::ok();
   if (settings.are_slices) return make_pod_slice(settings, *layout, path).with_context("make the pod's slice");
+  const bool is_first = !layout->exists(settings.root);
   if (Status made = layout->create(path); !made) return made.with_context("make the pod's cgroup");
+  // What cannot be limited was told when the agent began.
+  if (is_first) (void)limit_root(*layout, settings);
+  if (layout->of("cpu")) {
+    cgroup::Limits weight;
+    weight.cpu_shares = cpu_shares;
+    (void)layout->apply(path, weight);  // the runtime sets it once more, and tells what is wrong
+  }
   if (settings.pids_limit > 0) {
     cgroup::Limits limits;
     limits.processes = settings.pids_limit;

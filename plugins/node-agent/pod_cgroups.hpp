@@ -31,13 +31,20 @@ struct CgroupSettings {
   int64_t pids_limit = 0;   ///< processes of one pod; 0: no limit
   bool are_slices = false;  ///< the runtime's driver is systemd
   systemd::Manager systemd;
+  // What all pods may use together; 0: no limit.
+  int64_t all_memory = 0;     ///< bytes
+  int64_t all_cpu_milli = 0;  ///< thousandths of a processor, as their weight
+  int64_t all_processes = 0;
 };
+
+/// Sets what all pods may use together, as far as the kernel has these controllers. FAILED_PRECONDITION names one that is missing.
+Status limit_all_pods(const CgroupSettings& settings);
 
 /// Where a cgroup with this neutral name (cgroup_of) lies: the name itself, or the slice's path.
 std::string place_of(const CgroupSettings& settings, const std::string& name);
 
-/// `path` is the pod's neutral name (cgroup_of).
-Status make_pod_cgroup(const CgroupSettings& settings, const std::string& path);
+/// `path` is the pod's neutral name (cgroup_of), `cpu_shares` what it asks for: its class weighs as much from the start.
+Status make_pod_cgroup(const CgroupSettings& settings, const std::string& path, uint64_t cpu_shares);
 /// Removes what is left of the pod's cgroup where it is empty, and the classes with their last pod.
 void discard_pod_cgroup(const CgroupSettings& settings, const std::string& uid);
 

@@ -25,7 +25,7 @@ WallTime PodWorker::fail(PodRun& run, PodRun::Container& container, std::string 
 Task<std::optional<WallTime>> PodWorker::sync_containers(PodRun& run) {
   std::optional<WallTime> next;
   for (size_t i = 0; i < run.containers.size(); ++i) {
-    if (context_.stopping || !wanted_ || wanted_->uid != run.uid) co_return std::nullopt;
+    if (context_.stopping || !wanted_ || wanted_->uid != run.uid || run.verdict) co_return std::nullopt;
     PodRun::Container& container = run.containers[i];
     const ContainerOrder order = order_of(run);
     const bool is_behind = container.kind != ContainerKind::regular && (order.initialized || i < order.behind);
@@ -194,8 +194,12 @@ Task<std::optional<WallTime>> PodWorker::start_container(PodRun& run, PodRun::Co
 Task<Status> PodWorker::pull_image(const core::Container& spec) {
   cri::PullImageRequest pull;
   pull.mutable_image()->set_image(spec.image());
-  auto pulling = context_.images->PullImage(pull, options(std::chrono::minutes(30)));
+  CallOptions patience;
+  patience.timeout = std::chrono::minutes(30);
+  patience.call_id = &pull_call_;
+  auto pulling = context_.images->PullImage(pull, std::move(patience));
   Result<cri::PullImageResponse> pulled = co_await pulling;
+  pull_call_ = 0;
   co_return pulled.status();
 }
 
@@ -250,14 +254,30 @@ Task<bool> PodWorker::have_image(PodRun& run, PodRun::Container& container, std:
   co_return true;
 }
 
-/// Keeps the newest of each container and the one that ended before it; removes older ones with their logs, and former
+void PodWorker::collect_dead(int64_t kept) {
+  if (!current_) return;
+  collect_request_ = kept;
+  wakeup_.notify();
+}
+
+size_t PodWorker::dead_containers() const {
+  size_t count = 0;
+  if (current_)
+    for (const PodRun::Container& container : current_->containers)
+      count += container.statuses.empty() ? 0 : container.statuses.size() - 1;
+  return count;
+}
+
+/// Keeps the newest of each container and so many that ended before it; removes older ones with their logs, and former
 /// sandboxes once every container has a successor.
 Task<void> PodWorker::collect_garbage(PodRun& run) {
   std::vector<std::string> logs;
   bool all_here = true;
   for (PodRun::Container& container : run.containers) {
-    while (container.statuses.size() > 2) {
+    const int64_t kept = collect_request_.value_or(context_.dead_kept);
+    while (kept >= 0 && static_cast<int64_t>(container.statuses.size()) > 1 + kept) {
       const cri::ContainerStatus oldest = container.statuses.back();
+      if (!collect_request_ && wall_time(oldest.finished_at()) + context_.dead_for > WallClock::now()) break;
       Task<Status> removing = remove_container(oldest.id());
       const Status removed = co_await std::move(removing);
       if (!is_gone(removed)) break;

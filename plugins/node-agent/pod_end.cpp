@@ -107,6 +107,7 @@ Task<bool> PodWorker::complete(PodRun& run) {
   run.sandbox_id.clear();
   run.must_refresh = true;
   wakeup_.notify();
+  if (context_.freed) context_.freed();
   co_return true;
 }
 
@@ -149,6 +150,7 @@ Task<bool> PodWorker::end(PodRun& run) {
   if (Status removed = co_await std::move(working); !removed)
     co_return trouble(removed.with_context("remove the pod's files"));
   std::erase_if(context_.probes, [&](const auto& counted) { return counted.first[0] == run.uid; });
+  context_.verdicts.erase(run.uid);
   context_.host.info("the pod has ended", {{"pod", key_}, {"uid", run.uid}});
   co_return true;
 }

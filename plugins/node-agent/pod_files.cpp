@@ -9,6 +9,7 @@
 
 #include "k8s/core/v1/pod.pb.h"
 #include "plugins/node-agent/cri_config.hpp"
+#include "plugins/node-agent/pod_resources.hpp"
 #include "plugins/node-agent/volumes.hpp"
 #include "sdk/support/files/files.hpp"
 
@@ -17,6 +18,7 @@ namespace pintle::agent {
 namespace {
 
 constexpr const char* kRecord = "pod.json";
+constexpr const char* kVerdict = "verdict.json";
 
 Status remove_path(const std::string& path) {
   const size_t slash = path.rfind('/');
@@ -94,12 +96,42 @@ Status PodFiles::save(const WantedPod& pod) const {
   return files::write_file(folder->get(), kRecord, to_record(pod), files::Durability::cached);
 }
 
+std::map<std::string, PodVerdict> PodFiles::load_verdicts(const std::string& boot_id,
+                                                          std::vector<std::string>& problems) const {
+  std::map<std::string, PodVerdict> verdicts;
+  for (const std::string& uid : uids()) {
+    const std::string path = pod_folder(uid) + "/" + kVerdict;
+    const Result<std::string> text = files::read_file(path, 1u << 20);
+    if (!text) continue;
+    Result<std::optional<PodVerdict>> verdict = verdict_from_record(*text, boot_id);
+    if (!verdict)
+      problems.push_back(path + ": " + verdict.status().message());
+    else if (*verdict)
+      verdicts[uid] = std::move(**verdict);
+  }
+  return verdicts;
+}
+
+Status PodFiles::save_verdict(const std::string& uid, const PodVerdict& verdict, const std::string& boot_id) const {
+  if (Status made = files::make_folders(pod_folder(uid), 0700); !made) return made;
+  Result<files::Descriptor> folder = files::open_folder(pod_folder(uid));
+  if (!folder) return folder.status();
+  return files::write_file(folder->get(), kVerdict, to_record(verdict, boot_id), files::Durability::synced);
+}
+
+void PodFiles::forget_verdict(const std::string& uid) const {
+  (void)unlink((pod_folder(uid) + "/" + kVerdict).c_str());
+}
+
 Result<PodPlaces> PodFiles::prepare(const WantedPod& pod, const std::string& log_folder,
                                     const CgroupSettings& cgroups) const {
   for (const auto* list : {&pod.pod->spec().init_containers(), &pod.pod->spec().containers()})
     for (const core::Container& container : *list)
       if (Status made = files::make_folders(log_folder + "/" + container.name(), 0755); !made) return made;
-  if (Status made = make_pod_cgroup(cgroups, cgroup_of(pod, cgroups.root)); !made) return made;
+  if (Status made = make_pod_cgroup(cgroups, cgroup_of(pod, cgroups.root),
+                                    cpu_shares(requested_by(*pod.pod, "cpu").amount.milli()));
+      !made)
+    return made;
   PodPlaces places;
   if (pod.pod->spec().has_host_users() && !pod.pod->spec().host_users()) {
     Result<PodIds> ids = ids_of_pod(ids_, folder_ + "/pods", pod.uid);
@@ -107,7 +139,7 @@ Result<PodPlaces> PodFiles::prepare(const WantedPod& pod, const std::string& log
     places.ids = *ids;
   }
   for (const core::Volume& volume : pod.pod->spec().volumes()) {
-    Result<std::string> place = make_volume(*pod.pod, volume, pod_folder(pod.uid) + "/volumes/" + volume.name());
+    Result<std::string> place = make_volume(*pod.pod, volume, volumes_folder(pod.uid) + "/" + volume.name());
     if (!place) return place.status();
     places.volumes[volume.name()] = std::move(*place);
   }
@@ -159,6 +191,15 @@ Result<ContainerFiles> PodFiles::prepare_container(const WantedPod& pod, const c
     made.sub_paths[i] = target;
   }
   return made;
+}
+
+Status PodFiles::empty(const std::string& uid, const std::string& log_folder) const {
+  const Status logs = log_folder.empty() ? Status::ok() : remove_path(log_folder);
+  for (const char* part : {"/subpaths", "/volumes"}) {
+    if (Status unmounted = unmount_below(pod_folder(uid) + part); !unmounted) return unmounted;
+    if (Status removed = remove_path(pod_folder(uid) + part); !removed) return removed;
+  }
+  return logs;
 }
 
 Status PodFiles::remove(const std::string& uid, const std::string& log_folder) const {

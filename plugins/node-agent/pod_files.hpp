@@ -5,6 +5,7 @@
 ///     lock                       held by the instance that acts
 ///     pods/UID/pod.json          the pod as it was accepted (manifests.hpp)
 ///     pods/UID/user-namespace.json  the ids of a pod with users of its own (id_ranges.hpp)
+///     pods/UID/verdict.json      why the node ended it (pod_verdict.hpp), if it did
 ///     pods/UID/volumes/NAME      a volume that is not the node's own (volumes.hpp)
 ///
 /// and each pod's log folder, and its cgroup (pod_cgroups.hpp). All functions block and may run on any thread.
@@ -18,6 +19,7 @@
 #include "plugins/node-agent/id_ranges.hpp"
 #include "plugins/node-agent/manifests.hpp"
 #include "plugins/node-agent/pod_cgroups.hpp"
+#include "plugins/node-agent/pod_verdict.hpp"
 #include "plugins/node-agent/variables.hpp"
 
 namespace pintle::agent {
@@ -43,6 +45,10 @@ class PodFiles {
   /// All records; what is unreadable is reported by name and left out.
   std::vector<std::shared_ptr<const WantedPod>> load(std::vector<std::string>& problems) const;
   Status save(const WantedPod& pod) const;
+  /// Verdicts of this boot by uid.
+  std::map<std::string, PodVerdict> load_verdicts(const std::string& boot_id, std::vector<std::string>& problems) const;
+  Status save_verdict(const std::string& uid, const PodVerdict& verdict, const std::string& boot_id) const;
+  void forget_verdict(const std::string& uid) const;
   /// Makes what the pod's containers mount and log into, and its cgroup. FAILED_PRECONDITION: a hostPath is not what its type
   /// says.
   Result<PodPlaces> prepare(const WantedPod& pod, const std::string& log_folder, const CgroupSettings& cgroups) const;
@@ -52,6 +58,10 @@ class PodFiles {
   Result<ContainerFiles> prepare_container(const WantedPod& pod, const core::Container& container,
                                            const RunningFacts& facts, const std::map<std::string, std::string>& volumes,
                                            const std::string& cluster_domain) const;
+  /// Unmounts and removes its volumes, and its logs if their folder is given; the record stays.
+  Status empty(const std::string& uid, const std::string& log_folder) const;
+  /// Where volumes of it lie that are not the node's own, each under its name.
+  std::string volumes_folder(const std::string& uid) const { return pod_folder(uid) + "/volumes"; }
   /// Unmounts and removes logs, volumes and record.
   Status remove(const std::string& uid, const std::string& log_folder) const;
   /// Uids of all pods that have a folder.

@@ -62,6 +62,9 @@ core::Pod PodWorker::object_of(PodRun& run) {
   view.runtime_name = context_.runtime_name;
   view.started_at = run.wanted->created_at;
   view.now = nanoseconds(now);
+  // A pod has not failed before the last of it has ended.
+  if (run.verdict && (run.verdict->is_refusal || (run.complete && run.sandbox_id.empty())))
+    view.verdict = &*run.verdict;
   view.expired = run.expired;
   for (const PodRun::Container& container : run.containers) {
     ContainerView& one = view.containers.emplace_back();
@@ -140,6 +143,7 @@ node::v1::Pod PodWorker::report() {
     report.set_phase("Running");
   }
   if (run->expired) message = message.empty() ? "DeadlineExceeded" : "DeadlineExceeded: " + message;
+  if (run->verdict) message = run->verdict->reason + ": " + run->verdict->message;
   if (!run->sandbox_trouble.empty()) message = run->sandbox_trouble;
   if (run->ending) message = message.empty() ? "Terminating" : "Terminating: " + message;
   report.set_message(message);

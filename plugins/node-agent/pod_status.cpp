@@ -2,12 +2,15 @@
 
 #include "cri/api.pb.h"
 #include "k8s/core/v1/pod.pb.h"
+#include "plugins/node-agent/pod_verdict.hpp"
 #include "sdk/api/pod.hpp"
 #include "sdk/api/time.hpp"
 
 namespace pintle::agent {
 
 namespace {
+
+constexpr int32_t kKilled = 137;
 
 core::ContainerStatus container_status(const ContainerView& view, const PodView& pod) {
   core::ContainerStatus status;
@@ -28,6 +31,11 @@ core::ContainerStatus container_status(const ContainerView& view, const PodView&
   } else if (exited && view.waiting.reason.empty()) {
     *status.mutable_state()->mutable_terminated() = make_terminated(*view.newest, pod.runtime_name);
     status.set_ready(view.kind == ContainerKind::init && view.newest->exit_code() == 0);
+  } else if (pod.verdict && !view.newest) {
+    core::ContainerStateTerminated& unknown = *status.mutable_state()->mutable_terminated();
+    unknown.set_exit_code(kKilled);
+    unknown.set_reason("ContainerStatusUnknown");
+    unknown.set_message("The container could not be located when the pod was terminated");
   } else {
     core::ContainerStateWaiting& waiting = *status.mutable_state()->mutable_waiting();
     const bool has_init = pod.pod->pod->spec().init_containers_size() > 0;
@@ -100,6 +108,14 @@ class Conditions {
     condition.set_message(message);
   }
 
+  /// What was done to the pod: true for good.
+  void add_fact(const std::string& type, const std::string& reason, const std::string& message) {
+    add(type, true);
+    core::PodCondition& condition = *status_.mutable_conditions(status_.conditions_size() - 1);
+    condition.set_reason(reason);
+    condition.set_message(message);
+  }
+
  private:
   core::PodStatus& status_;
   ConditionMemory& memory_;
@@ -127,12 +143,18 @@ bool shall_restart(const core::Pod& pod, int32_t exit_code) {
 core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory) {
   const core::Pod& pod = *view.pod->pod;
   core::PodStatus status;
+  const bool refused = view.verdict && view.verdict->is_refusal;
   for (const ContainerView& container : view.containers)
-    *(container.kind == ContainerKind::regular ? status.add_container_statuses()
-                                               : status.add_init_container_statuses()) =
-        container_status(container, view);
-  status.set_phase(view.expired ? "Failed" : phase_of(pod.spec(), status));
-  if (view.expired) {
+    if (!refused)
+      *(container.kind == ContainerKind::regular ? status.add_container_statuses()
+                                                 : status.add_init_container_statuses()) =
+          container_status(container, view);
+  status.set_phase(view.expired || view.verdict ? "Failed" : phase_of(pod.spec(), status));
+  if (view.verdict) {
+    status.set_reason(view.verdict->reason);
+    status.set_message(view.verdict->message);
+  }
+  if (view.expired && !view.verdict) {
     status.set_reason("DeadlineExceeded");
     status.set_message("Pod was active on the node longer than the specified deadline");
   }
@@ -169,6 +191,8 @@ core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory) {
   conditions.add("Ready", ready, reason, message);
   conditions.add("ContainersReady", ready, reason, message);
   conditions.add("PodScheduled", true);
+  if (view.verdict && !view.verdict->disruption_message.empty())
+    conditions.add_fact("DisruptionTarget", "TerminationByKubelet", view.verdict->disruption_message);
   return status;
 }
 

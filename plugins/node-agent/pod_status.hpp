@@ -22,6 +22,8 @@ class PodStatus;
 
 namespace pintle::agent {
 
+struct PodVerdict;
+
 namespace cri = ::runtime::v1;
 
 /// Why a container does not run: "CrashLoopBackOff", "back-off 20s restarting ...". An empty reason: nothing is in its way.
@@ -66,7 +68,8 @@ struct PodView {
   std::string runtime_name;  ///< "pintle": container ids are "pintle://ID"
   int64_t started_at = 0;    ///< when the agent began with it, nanoseconds since 1970
   int64_t now = 0;
-  bool expired = false;  ///< it was active for longer than its deadline
+  bool expired = false;                 ///< it was active for longer than its deadline
+  const PodVerdict* verdict = nullptr;  ///< of the node, that has ended or refused it; may be null
 };
 
 core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory);

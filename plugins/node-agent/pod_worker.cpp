@@ -38,6 +38,10 @@ std::unique_ptr<PodRun> PodWorker::make_run(const std::string& uid, std::shared_
       add(spec, spec.restart_policy() == "Always" ? ContainerKind::sidecar : ContainerKind::init);
     for (const core::Container& spec : wanted->pod->spec().containers()) add(spec, ContainerKind::regular);
   }
+  if (const auto passed = context_.verdicts.find(uid); passed != context_.verdicts.end()) {
+    run->verdict = passed->second;
+    run->verdict_kept = true;
+  }
   run->wanted = std::move(wanted);
   return run;
 }
@@ -95,6 +99,7 @@ void PodWorker::runtime_changed() {
 }
 
 void PodWorker::interrupt() {
+  if (pull_call_ != 0) context_.host.api()->cancel(context_.host.raw(), pull_call_);
   for (const std::unique_ptr<uint64_t>& call : calls_)
     if (*call != 0) context_.host.api()->cancel(context_.host.raw(), *call);
   for (Wakeup* sleep : sleeps_) sleep->notify();
@@ -135,6 +140,7 @@ Task<void> PodWorker::run(std::shared_ptr<PodWorker> self) {
       Task<bool> ending = worker.end(run);
       if (co_await std::move(ending)) {
         worker.doomed_.erase(worker.doomed_.begin());
+        if (worker.context_.freed) worker.context_.freed();
         if (worker.doomed_.empty()) worker.next_grace_.reset();
         continue;
       }
@@ -153,8 +159,15 @@ Task<void> PodWorker::run(std::shared_ptr<PodWorker> self) {
     Task<std::optional<WallTime>> syncing = worker.sync(*worker.current_);
     std::optional<WallTime> next = co_await std::move(syncing);
     if (worker.context_.stopping) break;
+    if (worker.collect_request_) {
+      Task<void> collecting = worker.collect_garbage(*worker.current_);
+      co_await std::move(collecting);
+      worker.collect_request_.reset();
+      if (worker.context_.stopping) break;
+    }
     (void)worker.object_of(*worker.current_);  // conditions remember when they changed
-    if (!worker.current_->complete) take_earlier(next, deadline_of(*worker.current_->wanted));
+    if (!worker.current_->complete && !worker.current_->verdict)
+      take_earlier(next, deadline_of(*worker.current_->wanted));
     auto waiting = worker.wakeup_.wait(next);
     co_await waiting;
   }
@@ -278,7 +291,11 @@ Task<Status> PodWorker::refresh_containers(PodRun& run) {
 // ---- What shall be ---------------------------------------------------------------------------------------------------------
 
 Task<std::optional<WallTime>> PodWorker::sync(PodRun& run) {
-  if (run.must_refresh) {
+  if (run.pardoned) {
+    Task<void> taking = take_back(run);
+    co_await std::move(taking);
+  }
+  if (run.must_refresh && !run.settled) {
     Task<Status> refreshing = refresh(run);
     const Status refreshed = co_await std::move(refreshing);
     if (!refreshed) {
@@ -292,6 +309,16 @@ Task<std::optional<WallTime>> PodWorker::sync(PodRun& run) {
       std::any_of(run.containers.begin(), run.containers.end(), [](const auto& c) { return !c.statuses.empty(); });
   // A pod that must not restart does not get a second sandbox either.
   const bool lost_for_good = run.sandbox_id.empty() && any_made && run.wanted->pod->spec().restart_policy() == "Never";
+  if (!run.admitted && !run.verdict) {
+    std::optional<PodVerdict> refusal;
+    if (!any_made && run.sandbox_id.empty() && context_.admit) refusal = context_.admit(*this, *run.wanted);
+    run.admitted = !refusal;
+    if (refusal) pass(run, std::move(*refusal));
+  }
+  if (run.verdict) {
+    Task<std::optional<WallTime>> ending = carry_out(run);
+    co_return co_await std::move(ending);
+  }
   const std::optional<WallTime> deadline = deadline_of(*run.wanted);
   const bool is_late = deadline && WallClock::now() >= *deadline;
   if (is_late && !run.expired) {

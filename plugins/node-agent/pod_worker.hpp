@@ -14,6 +14,7 @@
 ///                                                                  |  all ended, and the restart policy leaves them so
 ///                                                                  v
 ///                                                    Succeeded or Failed: the sandbox is stopped
+///     any of these --evicted, ended or refused by the node (pod_verdict.hpp)--> Failed
 ///     any of these --withdrawn or replaced--> doomed: containers stopped, sandbox, logs, volumes removed --> gone
 ///
 /// Containers begin in the order of container_order.hpp: init containers one after the other, sidecars among them, then the others.
@@ -40,6 +41,7 @@
 #include "plugins/node-agent/manifests.hpp"
 #include "plugins/node-agent/pod_files.hpp"
 #include "plugins/node-agent/pod_status.hpp"
+#include "plugins/node-agent/pod_verdict.hpp"
 #include "plugins/node-agent/wakeup.hpp"
 
 namespace pintle::node::v1 {
@@ -54,6 +56,8 @@ class ImageServiceStub;
 namespace pintle::agent {
 
 /// What all workers of an agent share.
+class PodWorker;
+
 struct WorkerContext {
   Host& host;
   PodFiles files;
@@ -63,8 +67,15 @@ struct WorkerContext {
   const cri::RuntimeServiceStub* runtime = nullptr;
   const cri::ImageServiceStub* images = nullptr;
   WebClient* web = nullptr;
-  bool stopping = false;                  ///< let go of everything; pods run on
-  std::function<void(Task<void>)> start;  ///< runs a task beside the others; the agent does not end before it
+  bool stopping = false;                       ///< let go of everything; pods run on
+  std::function<void(Task<void>)> start;       ///< runs a task beside the others; the agent does not end before it
+  std::map<std::string, PodVerdict> verdicts;  ///< by uid: those that were passed before this process began
+  std::string boot_id;
+  /// Why the node does not take a pod that has not begun yet; nothing: it does. May be empty.
+  std::function<std::optional<PodVerdict>(const PodWorker&, const WantedPod&)> admit;
+  std::function<void()> freed;           ///< a pod does not need the node any more. May be empty
+  int64_t dead_kept = 1;                 ///< dead containers that are kept of each, besides its newest; -1: all
+  std::chrono::nanoseconds dead_for{0};  ///< before that they are not removed
   Metric starts, restarts, start_seconds;
   /// How probes went, by the pod's uid and key, container, kind of probe and result; until the pod has gone.
   std::map<std::array<std::string, 5>, uint64_t> probes;
@@ -107,6 +118,11 @@ struct PodRun {
   Backoff sandbox_backoff;
   bool complete = false;  ///< Succeeded or Failed
   bool expired = false;   ///< it was active for longer than its deadline
+  bool admitted = false;  ///< the node has taken it
+  std::optional<PodVerdict> verdict;
+  bool pardoned = false;      ///< the verdict is to be taken back
+  bool verdict_kept = false;  ///< it lies on disk
+  bool settled = false;       ///< what the verdict takes from the pod has gone
   bool ending = false;
   WallTime ending_since;
   bool measured = false;
@@ -135,6 +151,11 @@ class PodWorker : public std::enable_shared_from_this<PodWorker> {
   void add_event(std::string_view type, std::string_view reason, const std::string& message);
   /// Gives up what it waits for; the agent has set `stopping`.
   void interrupt();
+  /// The node ends what runs under this name: it is Failed from now on.
+  void end_with(PodVerdict verdict);
+  /// A pod that was refused is asked about again; one that ended for this reason may run again.
+  void reconsider();
+  void pardon(const std::string& reason);
 
   const std::string& key() const { return key_; }
   bool is_finished() const { return finished_; }
@@ -144,6 +165,18 @@ class PodWorker : public std::enable_shared_from_this<PodWorker> {
   std::shared_ptr<const WantedPod> known() const {
     return wanted_ ? wanted_ : current_ ? current_->wanted : doomed_.empty() ? nullptr : doomed_.front()->wanted;
   }
+  /// The pod that runs or shall run, for as long as nothing has ended it; null: none.
+  std::shared_ptr<const WantedPod> active() const;
+  /// Pods that need the node: admitted ones that have not done their work, and those that are ending.
+  std::vector<std::shared_ptr<const WantedPod>> holding() const;
+  /// Removes dead containers until so many of each are left, besides its newest.
+  void collect_dead(int64_t kept);
+  bool is_collecting() const { return collect_request_ && !finished_; }
+  size_t dead_containers() const;
+  /// Whether it runs, ends or shall run under this uid.
+  bool knows_uid(const std::string& uid) const { return has_uid(uid) || (wanted_ && wanted_->uid == uid); }
+  /// Whether nothing of a pod that the node ended is left to be ended.
+  bool is_settled() const { return !current_ || !current_->verdict || current_->settled; }
   /// The pod with its status, as the agent's interface tells it.
   node::v1::Pod report();
 
@@ -161,6 +194,10 @@ class PodWorker : public std::enable_shared_from_this<PodWorker> {
   ActionTarget target_of(const PodRun& run, const PodRun::Container& container, std::string id) const;
   Task<void> add_termination_message(PodRun& run, PodRun::Container& container, cri::ContainerStatus& status);
   Task<bool> complete(PodRun& run);
+  Task<std::optional<WallTime>> carry_out(PodRun& run);
+  Task<Status> settle(PodRun& run);
+  Task<void> take_back(PodRun& run);
+  void pass(PodRun& run, PodVerdict verdict);
   Task<Status> refresh(PodRun& run);
   Task<Status> refresh_containers(PodRun& run);
   Task<std::optional<WallTime>> sync_containers(PodRun& run);
@@ -191,6 +228,8 @@ class PodWorker : public std::enable_shared_from_this<PodWorker> {
   Wakeup wakeup_;
   std::vector<std::unique_ptr<uint64_t>> calls_;  ///< ids of calls that may be under way
   std::vector<Wakeup*> sleeps_;                   ///< of hooks
+  std::optional<int64_t> collect_request_;
+  uint64_t pull_call_ = 0;
   bool finished_ = false;
 };
 

@@ -109,8 +109,9 @@ class Unsupported {
       refuse(source.has_file_key_ref(), child(from, "fileKeyRef"), "variables from files are");
     }
     for (const auto& [name, quantity] : container.resources().limits())
-      refuse(name != "cpu" && name != "memory", child(child(child(at, "resources"), "limits"), name),
-             "limits besides cpu and memory are");
+      refuse(name != "cpu" && name != "memory" && name != "ephemeral-storage",
+             child(child(child(at, "resources"), "limits"), name),
+             "limits besides cpu, memory and ephemeral-storage are");
     refuse(container.resources().claims_size() > 0, child(child(at, "resources"), "claims"), "resource claims are");
     const core::SecurityContext& security = container.security_context();
     const std::string security_at = child(at, "securityContext");

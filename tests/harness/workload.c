@@ -5,7 +5,7 @@
  *   workload sleep            until SIGTERM
  *   workload exit CODE        ends at once
  *   workload spin             uses a whole processor until SIGTERM
- *   workload eat MIB          fills so much memory, then waits until SIGTERM
+ *   workload eat MIB [RATE]   fills so much memory, at RATE MiB a second, then waits until SIGTERM
  */
 #include <arpa/inet.h>
 #include <errno.h>
@@ -81,11 +81,15 @@ static int serve(int port) {
   }
 }
 
-static int eat(long mebibytes) {
+static int eat(long mebibytes, long rate) {
   const size_t size = (size_t)mebibytes << 20;
+  const struct timespec pause_of_mebibyte = {0, rate > 1 ? 1000000000 / rate : 0};
   char* memory = malloc(size);
   if (!memory) return 1;
-  for (size_t at = 0; at < size; at += 4096) ((volatile char*)memory)[at] = 1;
+  for (size_t at = 0; at < size; at += 4096) {
+    ((volatile char*)memory)[at] = 1;
+    if (rate > 1 && at % (1 << 20) == 0) nanosleep(&pause_of_mebibyte, NULL);
+  }
   for (;;) pause();
 }
 
@@ -97,7 +101,7 @@ int main(int count, char** arguments) {
   if (!strcmp(what, "ticks")) return ticks(number ? number : 10);
   if (!strcmp(what, "serve")) return serve((int)number);
   if (!strcmp(what, "exit")) return (int)number;
-  if (!strcmp(what, "eat")) return eat(number);
+  if (!strcmp(what, "eat")) return eat(number, count > 3 ? atol(arguments[3]) : 0);
   if (!strcmp(what, "spin")) {
     for (volatile unsigned long turns = 0;; ++turns) {
     }
