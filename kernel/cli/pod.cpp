@@ -215,9 +215,13 @@ int apply(Context& context, const PodOptions& options) {
       }
       for (const node::v1::AppliedPod& pod : response.pods()) {
         const PodName name{pod.reference().namespace_(), pod.reference().name()};
-        all.push_back({{"namespace", name.pod_namespace}, {"name", name.name}, {"change", pod.change()}});
+        all.push_back({{"namespace", name.pod_namespace},
+                       {"name", name.name},
+                       {"kind", pod.kind().empty() ? "Pod" : pod.kind()},
+                       {"change", pod.change()}});
         if (context.format == Format::table || context.format == Format::wide) {
-          context.out << "pod/" << name.text() << " " << pod.change() << (options.dry_run ? " (dry run)" : "") << "\n";
+          context.out << (pod.kind() == "Secret" ? "secret/" : "pod/") << name.text() << " " << pod.change()
+                      << (options.dry_run ? " (dry run)" : "") << "\n";
         }
       }
     }

@@ -456,6 +456,7 @@ Wanted Agent::wanted() const {
   };
   for (const std::shared_ptr<const WantedPod>& pod : url_.pods()) add(pod);
   for (const auto& [key, pod] : posted_.pods()) add(pod);
+  for (const std::shared_ptr<const PullSecret>& secret : url_.secrets()) all.secrets.emplace(secret->key(), secret);
   return all;
 }
 
@@ -488,6 +489,7 @@ void Agent::report_url() {
 void Agent::reconcile() {
   if (context_.stopping) return;
   const Wanted wanted = this->wanted();
+  context_.secrets = wanted.secrets;
   std::map<std::string, std::shared_ptr<const WantedPod>> accepted;
   for (const auto& [key, pod] : wanted.pods) {
     auto known = accepted_.find(pod->uid);
@@ -581,7 +583,7 @@ node::v1::ListPodsResponse Agent::list(const node::v1::PodReference& only) {
     pod.set_message(url_.status().message());
   }
   for (const auto& [name, file] : folder_.files()) {
-    if (file.status || !file.pods.empty()) continue;
+    if (file.status || file.documents() != 0) continue;
     node::v1::Pod& pod = *response.add_pods();
     pod.mutable_reference()->set_name(name);
     pod.set_source("file:" + folder_.path_of(name));
@@ -610,7 +612,7 @@ Result<std::vector<Agent::Target>> Agent::targets_of(const std::vector<WantedPod
   for (const WantedPod& pod : pods) {
     Target target;
     const auto* file = file_of(folder_, pod.key());
-    if (file && file->second.pods.size() > 1)
+    if (file && file->second.documents() > 1)
       return failed_precondition("the pod " + pod.key() + " is in " + folder_.path_of(file->first) +
                                  " together with others: edit that file");
     target.file = file ? file->first : pod.namespace_name + "_" + pod.name + ".yaml";
@@ -620,9 +622,9 @@ Result<std::vector<Agent::Target>> Agent::targets_of(const std::vector<WantedPod
     // The uid holds the file's path: read once more as what it will be.
     ReadOptions options{request.origin().empty() ? "manifest" : request.origin(), folder_.path_of(target.file),
                         std::string(host_.node())};
-    Result<std::vector<WantedPod>> as_file = read_manifest(pod.yaml, options);
+    Result<Manifest> as_file = read_manifest(pod.yaml, options);
     if (!as_file) return as_file.status();
-    target.pod = std::move(as_file->front());
+    target.pod = std::move(as_file->pods.front());
     target.change = !file                                                                     ? "created"
                     : file->second.status && file->second.pods.front()->uid == target.pod.uid ? "unchanged"
                                                                                               : "configured";
@@ -631,12 +633,27 @@ Result<std::vector<Agent::Target>> Agent::targets_of(const std::vector<WantedPod
   return targets;
 }
 
+Result<Agent::SecretTarget> Agent::target_of(const PullSecret& secret) const {
+  const std::string usual = secret.namespace_name + "_" + secret.name + ".secret.yaml";
+  for (const auto& [name, file] : folder_.files())
+    for (const std::shared_ptr<const PullSecret>& other : file.secrets) {
+      if (other->key() != secret.key()) continue;
+      if (file.documents() > 1)
+        return failed_precondition("the secret " + secret.key() + " is in " + folder_.path_of(name) +
+                                   " together with others: edit that file");
+      return SecretTarget{name, file.status && other->yaml == secret.yaml ? "unchanged" : "configured"};
+    }
+  if (folder_.files().contains(usual))
+    return failed_precondition(folder_.path_of(usual) + " is there and holds something else: rename or remove it");
+  return SecretTarget{usual, "created"};
+}
+
 Task<Result<node::v1::ApplyPodsResponse>> Agent::apply(node::v1::ApplyPodsRequest request) {
   if (!begun_) co_return unavailable("the agent does not act on pods yet: try again");
   const ReadOptions options{request.origin().empty() ? "manifest" : request.origin(), "", std::string(host_.node())};
-  Result<std::vector<WantedPod>> pods = read_manifest(request.manifest(), options);
-  if (!pods) co_return pods.status();
-  Result<std::vector<Target>> targets = targets_of(*pods, request);
+  Result<Manifest> manifest = read_manifest(request.manifest(), options);
+  if (!manifest) co_return manifest.status();
+  Result<std::vector<Target>> targets = targets_of(manifest->pods, request);
   if (!targets) co_return targets.status();
 
   node::v1::ApplyPodsResponse response;
@@ -647,6 +664,16 @@ Task<Result<node::v1::ApplyPodsResponse>> Agent::apply(node::v1::ApplyPodsReques
     applied.mutable_reference()->set_name(target.pod.name);
     applied.set_change(target.change);
     if (target.change != "unchanged") texts[target.file] = target.pod.yaml;
+  }
+  for (const std::shared_ptr<const PullSecret>& secret : manifest->secrets) {
+    Result<SecretTarget> target = target_of(*secret);
+    if (!target) co_return target.status();
+    node::v1::AppliedPod& applied = *response.add_pods();
+    applied.set_kind("Secret");
+    applied.mutable_reference()->set_namespace_(secret->namespace_name);
+    applied.mutable_reference()->set_name(secret->name);
+    applied.set_change(target->change);
+    if (target->change != "unchanged") texts[target->file] = secret->yaml;
   }
   if (request.dry_run() || texts.empty()) co_return response;
   auto write = [path = settings_.manifests, texts]() -> Status {
@@ -685,7 +712,7 @@ Task<Result<node::v1::RemovePodResponse>> Agent::remove(node::v1::RemovePodReque
   if (!file && running && worker->second->wanted() && worker->second->wanted()->path == settings_.url.url)
     co_return failed_precondition("the pod " + key + " comes from " + worker->second->wanted()->path +
                                   ": take it out of what that server answers");
-  if (file && file->second.pods.size() > 1)
+  if (file && file->second.documents() > 1)
     co_return failed_precondition("the pod " + key + " is in " + folder_.path_of(file->first) +
                                   " together with others: take it out of that file");
   if (request.has_grace() && running) worker->second->set_grace(request.grace_seconds());

@@ -110,6 +110,11 @@ class Agent {
     std::string change;  ///< "created", "configured", "unchanged"
   };
 
+  struct SecretTarget {
+    std::string file;    ///< name in the folder
+    std::string change;  ///< as of a pod
+  };
+
   Task<Status> begin();
   Task<void> take_over();
   Task<void> follow_events();
@@ -132,6 +137,7 @@ class Agent {
                                          const node::v1::ApplyPodsRequest& request) const;
   std::optional<PodVerdict> admit(const PodWorker& asking, const WantedPod& pod);
   void reconsider_refused();
+  Result<SecretTarget> target_of(const PullSecret& secret) const;
   static Task<void> counted(Agent* agent, Task<void> loop);
 
   Host& host_;

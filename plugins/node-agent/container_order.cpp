@@ -29,8 +29,9 @@ bool wants_to_run(const PodRun& run, size_t index) {
   const PodRun::Container& container = run.containers[index];
   if (!has_exited(container) || container.must_restart || container.kind == ContainerKind::sidecar) return true;
   const int32_t code = container.statuses.front().exit_code();
-  if (container.kind == ContainerKind::regular) return shall_restart(*run.wanted->pod, code);
-  if (code != 0) return run.wanted->pod->spec().restart_policy() != "Never";
+  const core::PodSpec& spec = run.wanted->pod->spec();
+  if (container.kind == ContainerKind::regular) return shall_restart(spec, *container.spec, code);
+  if (code != 0) return shall_restart(spec, *container.spec, code);
   return !is_in_sandbox(run, container);
 }
 

@@ -48,6 +48,13 @@ struct ContainerProbes::State : std::enable_shared_from_this<ContainerProbes::St
   Probing& of(ProbeKind kind) { return probings[static_cast<size_t>(kind)]; }
   bool is_started() { return !of(ProbeKind::startup).spec || of(ProbeKind::startup).result == true; }
 
+  void take_over() {
+    of(ProbeKind::startup).result = true;
+    of(ProbeKind::startup).ended = true;
+    of(ProbeKind::readiness).result = true;
+    of(ProbeKind::readiness).last = true;
+  }
+
   void begin() {
     if (of(ProbeKind::startup).spec && !is_started()) {
       schedule(of(ProbeKind::startup), first_time(*of(ProbeKind::startup).spec));
@@ -133,8 +140,9 @@ struct ContainerProbes::State : std::enable_shared_from_this<ContainerProbes::St
 };
 
 ContainerProbes::ContainerProbes(ProbeSurroundings surroundings, ActionTarget target, std::shared_ptr<const void> keeps,
-                                 std::chrono::system_clock::time_point started_at)
+                                 std::chrono::system_clock::time_point started_at, bool was_ready)
     : state_(std::make_shared<State>(std::move(surroundings), std::move(target), std::move(keeps), started_at)) {
+  if (was_ready) state_->take_over();
   state_->begin();
 }
 

@@ -41,9 +41,10 @@ struct ProbeSurroundings {
 
 class ContainerProbes {
  public:
-  /// Begins at once. `keeps` holds what the target's spec belongs to.
+  /// Begins at once. `keeps` holds what the target's spec belongs to. `was_ready`: it was, when a former agent looked; so it counts
+  /// until a probe says otherwise.
   ContainerProbes(ProbeSurroundings surroundings, ActionTarget target, std::shared_ptr<const void> keeps,
-                  std::chrono::system_clock::time_point started_at);
+                  std::chrono::system_clock::time_point started_at, bool was_ready = false);
   ~ContainerProbes();
   ContainerProbes(const ContainerProbes&) = delete;
 

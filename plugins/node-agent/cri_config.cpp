@@ -257,6 +257,7 @@ void set_ports(cri::PodSandboxConfig& config, const core::PodSpec& spec) {
 }  // namespace
 
 std::string short_hostname_of(const core::Pod& pod) {
+  if (!pod.spec().hostname_override().empty()) return pod.spec().hostname_override();
   std::string name = pod.spec().hostname().empty() ? pod.metadata().name() : pod.spec().hostname();
   if (name.size() > kLongestHostname) name.resize(kLongestHostname);
   while (!name.empty() && (name.back() == '-' || name.back() == '.')) name.pop_back();
@@ -265,7 +266,7 @@ std::string short_hostname_of(const core::Pod& pod) {
 
 std::string full_hostname_of(const core::Pod& pod, const std::string& cluster_domain) {
   const std::string name = short_hostname_of(pod);
-  if (pod.spec().subdomain().empty()) return name;
+  if (pod.spec().subdomain().empty() || !pod.spec().hostname_override().empty()) return name;
   return name + "." + pod.spec().subdomain() + "." + pod.metadata().namespace_() + ".svc." + cluster_domain;
 }
 
@@ -363,6 +364,19 @@ cri::PodSandboxConfig sandbox_config(const WantedPod& pod, const NodeFacts& node
   return config;
 }
 
+namespace {
+
+/// CRI spells "SIGRTMIN+1" as SIGNAL_SIGRTMINPLUS1.
+cri::Signal stop_signal_of(const core::Container& container) {
+  std::string name = container.lifecycle().stop_signal();
+  if (const size_t plus = name.find('+'); plus != std::string::npos) name.replace(plus, 1, "PLUS");
+  if (const size_t minus = name.find('-'); minus != std::string::npos) name.replace(minus, 1, "MINUS");
+  cri::Signal signal = cri::SIGNAL_RUNTIME_DEFAULT;
+  return !name.empty() && cri::Signal_Parse("SIGNAL_" + name, &signal) ? signal : cri::SIGNAL_RUNTIME_DEFAULT;
+}
+
+}  // namespace
+
 cri::ContainerConfig container_config(const WantedPod& pod, const NodeFacts& node, const ContainerPlan& plan) {
   const core::Container& container = *plan.container;
   cri::ContainerConfig config;
@@ -382,6 +396,9 @@ cri::ContainerConfig container_config(const WantedPod& pod, const NodeFacts& nod
   for (const std::string& word : container.args()) config.add_args(expand(word, values));
   config.set_working_dir(container.working_dir());
   config.set_tty(container.tty());
+  config.set_stdin(container.stdin());
+  config.set_stdin_once(container.stdin_once());
+  config.set_stop_signal(stop_signal_of(container));
 
   set_mounts(config, *pod.pod, plan);
 

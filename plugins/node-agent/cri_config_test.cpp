@@ -14,11 +14,11 @@ using testing::ElementsAre;
 using testing::IsEmpty;
 
 WantedPod wanted(const std::string& spec) {
-  Result<std::vector<WantedPod>> pods =
+  Result<Manifest> pods =
       read_manifest("apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: shop}}\nspec: " + spec,
                     {"web.yaml", "/m/web.yaml", "n1"});
   EXPECT_TRUE(pods) << pods.status().message();
-  return pods ? pods->front() : WantedPod();
+  return pods ? pods->pods.front() : WantedPod();
 }
 WantedPod with_container(const std::string& container) {
   return wanted("{containers: [{name: c, image: i, " + container + "}]}");

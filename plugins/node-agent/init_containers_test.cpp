@@ -112,8 +112,8 @@ TEST_F(NodeAgent, initializes_a_pod_anew_in_a_new_sandbox_and_not_after_its_own_
 TEST_F(NodeAgent, refuses_init_containers_that_can_do_nothing_right) {
   start();
   const auto refused = [&](const std::string& text) { return apply(text, true).status().message(); };
-  EXPECT_THAT(refused(with_init("web", "  - {name: setup, image: \"web:1\", restartPolicy: Never}\n")),
-              HasSubstr("spec.initContainers[0].restartPolicy: must be Always"));
+  EXPECT_THAT(refused(with_init("web", "  - {name: setup, image: \"web:1\", restartPolicy: Sometimes}\n")),
+              HasSubstr("spec.initContainers[0].restartPolicy: must be Always, OnFailure or Never"));
   EXPECT_THAT(
       refused(with_init("web", "  - {name: setup, image: \"web:1\", readinessProbe: {tcpSocket: {port: 80}}}\n")),
       HasSubstr("spec.initContainers[0].readinessProbe: may only be set with restartPolicy Always"));

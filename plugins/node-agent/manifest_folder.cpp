@@ -38,7 +38,7 @@ void read_file(int folder, const std::string& name, const ReadRequest& request, 
       if (known != request.known.end()) reading.gone.insert(name);
       return;
     }
-    reading.files.push_back({name, {}, status_from_errno(errno, "read " + request.path + "/" + name), {}});
+    reading.files.push_back({name, {}, status_from_errno(errno, "read " + request.path + "/" + name), {}, {}});
     return;
   }
   FileStamp stamp = stamp_of(info);
@@ -49,7 +49,7 @@ void read_file(int folder, const std::string& name, const ReadRequest& request, 
     reading.unsettled = true;
     return;
   }
-  FileReading file{name, stamp, {}, {}};
+  FileReading file{name, stamp, {}, {}, {}};
   const std::string path = request.path + "/" + name;
   if (!S_ISREG(info.st_mode)) {
     file.status = invalid_argument(path + ": is no regular file");
@@ -60,9 +60,10 @@ void read_file(int folder, const std::string& name, const ReadRequest& request, 
   if (!text) {
     file.status = text.status().with_context(path);
   } else {
-    Result<std::vector<WantedPod>> pods = read_manifest(*text, {path, path, request.node});
+    Result<Manifest> pods = read_manifest(*text, {path, path, request.node});
     if (pods) {
-      for (WantedPod& pod : *pods) file.pods.push_back(std::make_shared<WantedPod>(std::move(pod)));
+      file.secrets = std::move(pods->secrets);
+      for (WantedPod& pod : pods->pods) file.pods.push_back(std::make_shared<WantedPod>(std::move(pod)));
     } else {
       file.status = pods.status();
     }
@@ -129,6 +130,7 @@ bool ManifestFolder::merge(FolderReading reading) {
     file.status = std::move(read.status);
     if (file.status) {
       file.pods = std::move(read.pods);
+      file.secrets = std::move(read.secrets);
       remembered_.erase(path_of(read.name));
     } else if (const auto before = remembered_.find(path_of(read.name)); before != remembered_.end()) {
       file.pods = std::move(before->second);
@@ -149,6 +151,8 @@ Wanted ManifestFolder::wanted() const {
       const auto [winner, is_new] = wanted.pods.emplace(pod->key(), pod);
       if (!is_new) wanted.duplicates.push_back({pod->key(), pod->path, winner->second->path});
     }
+  for (const auto& [name, file] : files_)
+    for (const std::shared_ptr<const PullSecret>& secret : file.secrets) wanted.secrets.emplace(secret->key(), secret);
   return wanted;
 }
 

@@ -48,6 +48,7 @@ struct FileReading {
   FileStamp stamp;
   Status status;
   std::vector<std::shared_ptr<const WantedPod>> pods;
+  std::vector<std::shared_ptr<const PullSecret>> secrets;
 };
 
 struct FolderReading {
@@ -66,6 +67,7 @@ struct Duplicate {
 struct Wanted {
   std::map<std::string, std::shared_ptr<const WantedPod>> pods;  ///< by "namespace/name"
   std::vector<Duplicate> duplicates;
+  PullSecrets secrets;
 };
 
 class ManifestFolder {
@@ -73,7 +75,9 @@ class ManifestFolder {
   struct File {
     FileStamp stamp;
     Status status;
-    std::vector<std::shared_ptr<const WantedPod>> pods;  ///< the last good ones
+    std::vector<std::shared_ptr<const WantedPod>> pods;      ///< the last good ones
+    std::vector<std::shared_ptr<const PullSecret>> secrets;  ///< likewise
+    size_t documents() const { return pods.size() + secrets.size(); }
   };
 
   ManifestFolder(std::string path, std::string node) : path_(std::move(path)), node_(std::move(node)) {}

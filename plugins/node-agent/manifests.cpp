@@ -53,7 +53,7 @@ std::string kind_problem(const json::value& value) {
   if (kind.empty()) return "kind is required: write \"kind: Pod\"";
   if (version.empty()) return "apiVersion is required: write \"apiVersion: v1\"";
   if (kind == "Pod" && version == "v1") return {};
-  return version + " " + kind + " cannot be run from a manifest: only v1 Pod can";
+  return version + " " + kind + " cannot be run from a manifest: only v1 Pod can, and v1 Secret beside it";
 }
 
 struct ReadPod {
@@ -103,10 +103,10 @@ ReadPod read_pod(const document::Document& document, const ReadOptions& options)
 
 }  // namespace
 
-Result<std::vector<WantedPod>> read_manifest(std::string_view text, const ReadOptions& options) {
+Result<Manifest> read_manifest(std::string_view text, const ReadOptions& options) {
   Result<std::vector<document::Document>> documents = document::read_documents(text, options.origin);
   if (!documents) return documents.status();
-  std::vector<WantedPod> pods;
+  Manifest manifest;
   std::map<std::string, std::string> places;
   std::string problems;
   const auto complain = [&](const std::string& text_of_problem) {
@@ -114,6 +114,19 @@ Result<std::vector<WantedPod>> read_manifest(std::string_view text, const ReadOp
     problems += text_of_problem;
   };
   for (const document::Document& document : *documents) {
+    if (is_secret(document)) {
+      api::Problems wrong;
+      std::shared_ptr<const PullSecret> secret = read_secret(document, options.path, wrong);
+      const auto where = [&](const api::Problem& problem) { return document.where_key(problem.pointer).text(); };
+      const std::string place = document.where("/metadata/name").text();
+      if (!wrong.empty())
+        complain(api::to_status(wrong, where).message());
+      else if (!places.emplace("secret " + secret->key(), place).second)
+        complain(place + ": the secret " + secret->key() + " stands twice");
+      else
+        manifest.secrets.push_back(std::move(secret));
+      continue;
+    }
     ReadPod read = read_pod(document, options);
     if (!read.problems.empty()) {
       const auto where = [&](const api::Problem& problem) { return document.where_key(problem.pointer).text(); };
@@ -125,12 +138,12 @@ Result<std::vector<WantedPod>> read_manifest(std::string_view text, const ReadOp
     if (!is_new)
       complain(place + ": the pod " + read.wanted.key() + " stands twice, the first at " + first->second);
     else
-      pods.push_back(std::move(read.wanted));
+      manifest.pods.push_back(std::move(read.wanted));
   }
   if (!problems.empty()) return invalid_argument(std::move(problems));
   if (documents->empty())
     return invalid_argument(options.origin + ": no manifest in it: write a v1 Pod, or remove the file");
-  return pods;
+  return manifest;
 }
 
 std::string unfold_list(const std::string& text, const std::string& origin) {

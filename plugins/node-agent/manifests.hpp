@@ -2,7 +2,8 @@
 
 /// Pod manifests as text: reading, checking, and the identity of a pod that comes from a file.
 ///
-/// A manifest is YAML or JSON with any number of core/v1 Pods. All of them are right, or the whole text is refused with every
+/// A manifest is YAML or JSON with any number of core/v1 Pods, and the Secrets with which their images are pulled
+/// (pull_secrets.hpp). All of them are right, or the whole text is refused with every
 /// problem in one line, each with file, line and column. What this release cannot run is refused as well: a field that was
 /// passed over in silence would be a promise that is not kept.
 ///
@@ -17,6 +18,7 @@
 #include <string_view>
 #include <vector>
 
+#include "plugins/node-agent/pull_secrets.hpp"
 #include "sdk/api/problem.hpp"
 
 namespace k8s::io::api::core::v1 {
@@ -47,8 +49,14 @@ struct ReadOptions {
   std::string node;
 };
 
+/// What a text brings.
+struct Manifest {
+  std::vector<WantedPod> pods;
+  std::vector<std::shared_ptr<const PullSecret>> secrets;
+};
+
 /// INVALID_ARGUMENT with all that is wrong.
-Result<std::vector<WantedPod>> read_manifest(std::string_view text, const ReadOptions& options);
+Result<Manifest> read_manifest(std::string_view text, const ReadOptions& options);
 
 /// A PodList becomes the documents that it lists; any other text stays as it is.
 std::string unfold_list(const std::string& text, const std::string& origin);

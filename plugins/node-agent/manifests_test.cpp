@@ -23,9 +23,31 @@ constexpr const char* kPod =
 
 Result<std::vector<WantedPod>> read(std::string_view text, const std::string& path = "/m/a.yaml",
                                     const std::string& node = "n1") {
-  return read_manifest(text, {"a.yaml", path, node});
+  Result<Manifest> manifest = read_manifest(text, {"a.yaml", path, node});
+  if (!manifest) return manifest.status();
+  return std::move(manifest->pods);
 }
 std::string complaint(std::string_view text) { return read(text).status().message(); }
+
+TEST(Manifest, brings_secrets_for_registries_and_shows_nothing_of_them) {
+  const std::string head = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\n";
+  Result<Manifest> manifest =
+      read_manifest(std::string(kPod) + "---\n" + head +
+                        "type: kubernetes.io/dockercfg\ndata: {.dockercfg: eyJyLmlvIjp7ImF1dGgiOiJZVHBpIn19}\n",
+                    {"a.yaml", "/m/a.yaml", "n1"});
+  ASSERT_TRUE(manifest) << manifest.status().message();
+  ASSERT_EQ(manifest->secrets.size(), 1u);
+  EXPECT_EQ(manifest->secrets.front()->key(), "default/s");
+  EXPECT_EQ(manifest->secrets.front()->logins.find("r.io/x").size(), 1u);
+  for (const char* rest :
+       {"type: Opaque\ndata: {a: hidden}", "type: kubernetes.io/dockercfg\ndata: {.dockercfg: hidden!}",
+        "type: kubernetes.io/dockerconfigjson\nstringData: {.dockerconfigjson: hidden}",
+        "type: kubernetes.io/dockerconfigjson\nstringData: {.dockercfg: hidden}"}) {
+    const std::string text = complaint(head + rest);
+    EXPECT_THAT(text, HasSubstr("a.yaml:")) << rest;
+    EXPECT_THAT(text, testing::Not(HasSubstr("hidden"))) << rest;
+  }
+}
 
 TEST(Manifest, becomes_a_pod_with_identity_and_defaults) {
   Result<std::vector<WantedPod>> pods = read(kPod);
@@ -86,9 +108,7 @@ TEST(Manifest, is_refused_whole_with_all_that_is_wrong_and_where) {
 }
 
 TEST(Manifest, is_refused_for_every_feature_that_is_not_there_yet) {
-  const std::array in_pod = {"imagePullSecrets: [{name: s}]",
-                             "runtimeClassName: kata",
-                             "readinessGates: [{conditionType: x/y}]",
+  const std::array in_pod = {"runtimeClassName: kata",
                              "securityContext: {appArmorProfile: {type: RuntimeDefault}}",
                              "volumes: [{name: v, configMap: {name: c}}]",
                              "volumes: [{name: v, emptyDir: {medium: HugePages}}]",
@@ -99,12 +119,9 @@ TEST(Manifest, is_refused_for_every_feature_that_is_not_there_yet) {
                           std::string(field) + "}"),
                 HasSubstr("not supported yet"))
         << field;
-  const std::array in_container = {"lifecycle: {preStop: {exec: {command: [a]}}, stopSignal: SIGUSR1}",
-                                   "envFrom: [{configMapRef: {name: a}}]",
-                                   "stdin: true",
+  const std::array in_container = {"envFrom: [{configMapRef: {name: a}}]",
                                    "env: [{name: A, valueFrom: {secretKeyRef: {name: a, key: b}}}]",
-                                   "resources: {limits: {example.com/gpu: 1}}",
-                                   "restartPolicy: Always"};
+                                   "resources: {limits: {example.com/gpu: 1}}"};
   for (const char* field : in_container)
     EXPECT_THAT(complaint("apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {volumes: [{name: v}], containers: "
                           "[{name: c, image: i, " +

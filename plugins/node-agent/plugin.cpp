@@ -113,6 +113,8 @@ agent::AgentSettings settings_of(const Host& host) {
     if (Result<std::string> behind = files::read_file("/run/systemd/resolve/resolv.conf"); behind)
       settings.node.resolver = agent::parse_resolver(*behind);
   settings.node.seccomp_folder = std::string(config.at("seccompProfiles").get_string());
+  if (const json::value* credentials = config.get_object().if_contains("imageCredentials"))
+    settings.node.image_credentials = std::string(credentials->get_string());
   settings.node.cgroups.root = std::string(config.at("cgroupRoot").get_string());
   settings.node.cgroups.pids_limit = config.at("podPidsLimit").to_number<int64_t>();
   if (const json::value* users = config.get_object().if_contains("userNamespaces")) {

@@ -5,6 +5,7 @@
 #include "plugins/node-agent/container_order.hpp"
 #include "plugins/node-agent/pod_worker_common.hpp"
 #include "plugins/node-agent/termination_messages.hpp"
+#include "sdk/support/files/files.hpp"
 
 namespace pintle::agent {
 
@@ -191,16 +192,62 @@ Task<std::optional<WallTime>> PodWorker::start_container(PodRun& run, PodRun::Co
   co_return std::nullopt;
 }
 
-Task<Status> PodWorker::pull_image(const core::Container& spec) {
-  cri::PullImageRequest pull;
-  pull.mutable_image()->set_image(spec.image());
-  CallOptions patience;
-  patience.timeout = std::chrono::minutes(30);
-  patience.call_id = &pull_call_;
-  auto pulling = context_.images->PullImage(pull, std::move(patience));
-  Result<cri::PullImageResponse> pulled = co_await pulling;
-  pull_call_ = 0;
-  co_return pulled.status();
+/// Of the pod's secrets, then of the node's own file.
+Task<std::vector<RegistryLogin>> PodWorker::logins_for(PodRun& run, const core::Container& spec) {
+  std::vector<RegistryLogin> logins;
+  const auto add = [&](const RegistryLogins& of) {
+    for (RegistryLogin& login : of.find(spec.image())) logins.push_back(std::move(login));
+  };
+  std::string missing;
+  for (const core::LocalObjectReference& reference : run.wanted->pod->spec().image_pull_secrets()) {
+    const auto found = context_.secrets.find(run.wanted->namespace_name + "/" + reference.name());
+    if (found != context_.secrets.end())
+      add(found->second->logins);
+    else
+      missing += (missing.empty() ? "" : ", ") + reference.name();
+  }
+  if (!missing.empty())
+    event(
+        run, "Warning", "FailedToRetrieveImagePullSecret",
+        "Unable to retrieve some image pull secrets (" + missing + "); attempting to pull the image may not succeed.");
+  if (context_.node.image_credentials.empty()) co_return logins;
+  auto read = [path = context_.node.image_credentials] { return files::read_file(path, 1u << 20); };
+  auto reading = context_.host.blocking(std::move(read));
+  const Result<std::string> text = co_await std::move(reading);
+  if (!text && text.status().code() == Code::not_found) co_return logins;
+  Result<RegistryLogins> own = text ? RegistryLogins::parse(*text, false) : Result<RegistryLogins>(text.status());
+  if (own)
+    add(*own);
+  else
+    event(run, "Warning", "InvalidImageCredentials", context_.node.image_credentials + ": " + own.status().message());
+  co_return logins;
+}
+
+Task<Status> PodWorker::pull_image(PodRun& run, const core::Container& spec) {
+  Task<std::vector<RegistryLogin>> looking = logins_for(run, spec);
+  std::vector<RegistryLogin> logins = co_await std::move(looking);
+  if (logins.empty()) logins.emplace_back();
+  Status status;
+  for (const RegistryLogin& login : logins) {
+    cri::PullImageRequest pull;
+    pull.mutable_image()->set_image(spec.image());
+    pull.mutable_auth()->set_username(login.username);
+    pull.mutable_auth()->set_password(login.password);
+    pull.mutable_auth()->set_identity_token(login.identity_token);
+    pull.mutable_auth()->set_registry_token(login.registry_token);
+    CallOptions patience;
+    patience.timeout = std::chrono::minutes(30);
+    patience.call_id = &pull_call_;
+    auto pulling = context_.images->PullImage(pull, std::move(patience));
+    Result<cri::PullImageResponse> pulled = co_await pulling;
+    pull_call_ = 0;
+    status = pulled.status();
+    // Another user may be let in; nothing else gets better by that.
+    if (status.code() != Code::unauthenticated && status.code() != Code::permission_denied &&
+        status.code() != Code::not_found)
+      break;
+  }
+  co_return status;
 }
 
 Task<bool> PodWorker::have_image(PodRun& run, PodRun::Container& container, std::optional<WallTime>& retry) {
@@ -232,7 +279,7 @@ Task<bool> PodWorker::have_image(PodRun& run, PodRun::Container& container, std:
                                               " pulling image " + spec.image() + how_to_load);
     }
     container.image_backoff.tried(container.image_failed.value_or(WallClock::now()), WallClock::now());
-    Task<Status> pulling = pull_image(spec);
+    Task<Status> pulling = pull_image(run, spec);
     const Status pulled = co_await std::move(pulling);
     if (!pulled && present && pulled.code() == Code::unimplemented) {
       event(run, "Normal", "Pulled",

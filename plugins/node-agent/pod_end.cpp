@@ -57,24 +57,22 @@ Task<Status> PodWorker::remove_sandbox(std::string id, bool only_stop) {
   co_return removed.status();
 }
 
-/// Ends all containers of the run within its grace period: sidecars when the others have ended, the last one first. All preStop
-/// hooks begin at once.
+/// Ends all containers of the run within its grace period: sidecars when the others have ended, the last one first, each with its
+/// preStop hook when its turn is there.
 Task<Status> PodWorker::stop_all(PodRun& run) {
   const auto begun = std::chrono::steady_clock::now();
   std::vector<Task<Status>> stopping;
-  std::vector<std::string> sidecars;
+  std::vector<std::pair<PodRun::Container*, std::string>> sidecars;
   const auto tell = [&](const std::string& name) { event(run, "Normal", "Killing", "Stopping container " + name); };
   for (PodRun::Container& container : run.containers) {
     if (container.probes) container.probes->end();
     for (const cri::ContainerStatus& status : container.statuses) {
       if (status.state() == cri::CONTAINER_EXITED) continue;
       tell(container.name);
-      if (container.kind != ContainerKind::sidecar) {
+      if (container.kind == ContainerKind::sidecar)
+        sidecars.emplace_back(&container, status.id());
+      else
         stopping.push_back(stop_gently(run, container, status.id(), run.grace_seconds));
-        continue;
-      }
-      stopping.push_back(pre_stop(run, container, status.id(), run.grace_seconds));
-      sidecars.push_back(status.id());
     }
   }
   for (const cri::ContainerStatus& status : run.strangers) {
@@ -86,9 +84,9 @@ Task<Status> PodWorker::stop_all(PodRun& run) {
   Status result = co_await std::move(all_stopping);
   if (is_gone(result)) result = Status::ok();
   std::reverse(sidecars.begin(), sidecars.end());
-  for (const std::string& id : sidecars) {
+  for (const auto& [container, id] : sidecars) {
     if (context_.stopping) break;
-    Task<Status> one = stop_container(id, grace_left(run.grace_seconds, begun));
+    Task<Status> one = stop_gently(run, *container, id, grace_left(run.grace_seconds, begun));
     if (Status stopped = co_await std::move(one); !is_gone(stopped) && result) result = stopped;
   }
   co_return result;

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <sstream>
 
 #include "k8s/core/v1/pod.pb.h"
 #include "plugins/node-agent/cri_config.hpp"
@@ -19,6 +20,7 @@ namespace {
 
 constexpr const char* kRecord = "pod.json";
 constexpr const char* kVerdict = "verdict.json";
+constexpr const char* kReady = "ready";
 
 Status remove_path(const std::string& path) {
   const size_t slash = path.rfind('/');
@@ -133,6 +135,10 @@ Result<PodPlaces> PodFiles::prepare(const WantedPod& pod, const std::string& log
       !made)
     return made;
   PodPlaces places;
+  if (const Result<std::string> ready = files::read_file(pod_folder(pod.uid) + "/" + kReady); ready) {
+    std::istringstream lines(*ready);
+    for (std::string id; lines >> id;) places.ready.insert(id);
+  }
   if (pod.pod->spec().has_host_users() && !pod.pod->spec().host_users()) {
     Result<PodIds> ids = ids_of_pod(ids_, folder_ + "/pods", pod.uid);
     if (!ids) return ids.status();
@@ -144,6 +150,15 @@ Result<PodPlaces> PodFiles::prepare(const WantedPod& pod, const std::string& log
     places.volumes[volume.name()] = std::move(*place);
   }
   return places;
+}
+
+Status PodFiles::keep_ready(const std::string& uid, const std::set<std::string>& containers) const {
+  Result<files::Descriptor> folder = files::open_folder(pod_folder(uid));
+  if (!folder) return folder.status();
+  std::string text;
+  for (const std::string& id : containers) text += id + "\n";
+  // What a power cut undoes belongs to containers that it ends.
+  return files::write_file(folder->get(), kReady, text, files::Durability::cached);
 }
 
 bool PodFiles::has_container_files(const core::Pod& pod, const core::Container& container) {

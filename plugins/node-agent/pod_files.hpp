@@ -4,6 +4,7 @@
 ///
 ///     lock                       held by the instance that acts
 ///     pods/UID/pod.json          the pod as it was accepted (manifests.hpp)
+///     pods/UID/ready             the containers whose readiness probe has succeeded
 ///     pods/UID/user-namespace.json  the ids of a pod with users of its own (id_ranges.hpp)
 ///     pods/UID/verdict.json      why the node ended it (pod_verdict.hpp), if it did
 ///     pods/UID/volumes/NAME      a volume that is not the node's own (volumes.hpp)
@@ -13,6 +14,7 @@
 #include <map>
 #include <memory>
 #include <pintle/status.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -34,6 +36,7 @@ struct ContainerFiles {
 struct PodPlaces {
   std::map<std::string, std::string> volumes;  ///< where each is
   PodIds ids;                                  ///< of a pod with users of its own
+  std::set<std::string> ready;                 ///< ids of containers that were ready when this was kept last
 };
 
 class PodFiles {
@@ -52,6 +55,8 @@ class PodFiles {
   /// Makes what the pod's containers mount and log into, and its cgroup. FAILED_PRECONDITION: a hostPath is not what its type
   /// says.
   Result<PodPlaces> prepare(const WantedPod& pod, const std::string& log_folder, const CgroupSettings& cgroups) const;
+  /// Keeps which containers are ready, for an agent that comes after this one.
+  Status keep_ready(const std::string& uid, const std::set<std::string>& containers) const;
   /// Whether `prepare_container` has anything to make.
   static bool has_container_files(const core::Pod& pod, const core::Container& container);
   /// Makes it anew, before each start. FAILED_PRECONDITION: a subPath cannot be had.

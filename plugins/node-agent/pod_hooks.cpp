@@ -86,14 +86,32 @@ void PodWorker::watch_over(PodRun& run, PodRun::Container& container) {
       [this, &run, name = container.name](ProbeKind kind, std::string_view result) {
         ++context_.probes[{run.uid, key_, name, std::string(name_of(kind)), std::string(result)}];
       }};
-  container.probes = std::make_unique<ContainerProbes>(std::move(surroundings), target_of(run, container, newest.id()),
-                                                       run.wanted, wall_time(newest.started_at()));
+  container.probes =
+      std::make_unique<ContainerProbes>(std::move(surroundings), target_of(run, container, newest.id()), run.wanted,
+                                        wall_time(newest.started_at()), run.ready.contains(newest.id()));
+}
+
+/// So that a pod that serves does not become unready because the agent was replaced.
+Task<void> PodWorker::keep_readiness(PodRun& run) {
+  std::set<std::string> ready;
+  for (const PodRun::Container& container : run.containers)
+    if (container.probes && container.spec->has_readiness_probe() && is_ready(container))
+      ready.insert(container.statuses.front().id());
+  if (!run.volumes || ready == run.ready) co_return;
+  run.ready = ready;
+  auto keep = [files = context_.files, uid = run.uid, ready = std::move(ready)] {
+    return files.keep_ready(uid, ready);
+  };
+  auto keeping = context_.host.blocking(std::move(keep));
+  if (const Status kept = co_await std::move(keeping); !kept)
+    context_.host.warn("which containers are ready could not be kept", {{"pod", key_}, {"why", kept.message()}});
 }
 
 Task<Status> PodWorker::end_by_probe(PodRun& run, PodRun::Container& container, ProbeKind kind) {
   const core::Probe& probe =
       kind == ProbeKind::startup ? container.spec->startup_probe() : container.spec->liveness_probe();
-  const bool again = container.kind == ContainerKind::sidecar || run.wanted->pod->spec().restart_policy() != "Never";
+  const bool again = container.kind == ContainerKind::sidecar ||
+                     restart_policy_of(run.wanted->pod->spec(), *container.spec) != "Never";
   event(run, "Normal", "Killing",
         "Container " + container.name + " failed " + (kind == ProbeKind::startup ? "startup" : "liveness") + " probe" +
             (again ? ", will be restarted" : ""));

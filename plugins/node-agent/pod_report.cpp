@@ -66,6 +66,7 @@ core::Pod PodWorker::object_of(PodRun& run) {
   if (run.verdict && (run.verdict->is_refusal || (run.complete && run.sandbox_id.empty())))
     view.verdict = &*run.verdict;
   view.expired = run.expired;
+  view.lost = run.lost;
   for (const PodRun::Container& container : run.containers) {
     ContainerView& one = view.containers.emplace_back();
     one.spec = container.spec;

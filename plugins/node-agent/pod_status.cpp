@@ -1,5 +1,7 @@
 #include "plugins/node-agent/pod_status.hpp"
 
+#include <algorithm>
+
 #include "cri/api.pb.h"
 #include "k8s/core/v1/pod.pb.h"
 #include "plugins/node-agent/pod_verdict.hpp"
@@ -53,6 +55,7 @@ bool is_sidecar(const core::Container& container) { return container.restart_pol
 /// kubelet's rule: what has not started yet makes a pod pending; what waits for its restart counts as ended.
 std::string phase_of(const core::PodSpec& spec, const core::PodStatus& status) {
   int waiting = 0, running = 0, ended = 0, succeeded = 0;
+  bool again = false;
   int initializing = 0, starting_sidecars = 0;
   bool failed = false;
   for (int i = 0; i < status.init_container_statuses_size(); ++i) {
@@ -66,29 +69,42 @@ std::string phase_of(const core::PodSpec& spec, const core::PodStatus& status) {
     }
     const core::ContainerState& last = container.state().has_terminated() ? container.state() : container.last_state();
     if (!container.state().has_running() && last.has_terminated())
-      failed = failed || last.terminated().exit_code() != 0;
+      failed = failed || (last.terminated().exit_code() != 0 &&
+                          !shall_restart(spec, spec.init_containers(i), last.terminated().exit_code()));
     else
       ++initializing;
   }
   bool begun = false;
-  for (const core::ContainerStatus& container : status.container_statuses()) {
+  for (int i = 0; i < status.container_statuses_size(); ++i) {
+    const core::ContainerStatus& container = status.container_statuses(i);
     begun = begun || !container.container_id().empty();
     if (container.state().has_running()) {
       ++running;
     } else if (container.state().has_terminated()) {
       ++ended;
-      succeeded += container.state().terminated().exit_code() == 0;
+      const int32_t code = container.state().terminated().exit_code();
+      succeeded += code == 0;
+      again = again || shall_restart(spec, spec.containers(i), code);
     } else if (container.last_state().has_terminated()) {
       ++ended;
+      again = again || shall_restart(spec, spec.containers(i), container.last_state().terminated().exit_code());
     } else {
       ++waiting;
     }
   }
-  if (failed && spec.restart_policy() == "Never") return "Failed";
+  if (failed) return "Failed";
   if (initializing > 0 || (starting_sidecars > 0 && !begun) || waiting > 0) return "Pending";
-  if (running > 0 || spec.restart_policy() == "Always") return "Running";
-  if (succeeded == ended) return "Succeeded";
-  return spec.restart_policy() == "Never" ? "Failed" : "Running";
+  if (running > 0 || again) return "Running";
+  return succeeded == ended ? "Succeeded" : "Failed";
+}
+
+/// The gates that keep a pod from being ready. Conditions of this kind are set through the API, which this node does not have.
+std::string open_gates(const core::PodSpec& spec) {
+  std::string text;
+  for (const core::PodReadinessGate& gate : spec.readiness_gates())
+    text += (text.empty() ? "" : ", ") + ("corresponding condition of pod readiness gate \"" + gate.condition_type()) +
+            "\" does not exist.";
+  return text;
 }
 
 class Conditions {
@@ -135,9 +151,28 @@ core::ContainerStateTerminated make_terminated(const cri::ContainerStatus& statu
   return ended;
 }
 
-bool shall_restart(const core::Pod& pod, int32_t exit_code) {
-  const std::string& policy = pod.spec().restart_policy();
+const std::string& restart_policy_of(const core::PodSpec& pod, const core::Container& container) {
+  return container.has_restart_policy() ? container.restart_policy() : pod.restart_policy();
+}
+
+bool shall_restart(const core::PodSpec& pod, const core::Container& container, int32_t exit_code) {
+  for (const core::ContainerRestartRule& rule : container.restart_policy_rules()) {
+    const auto& values = rule.exit_codes().values();
+    const bool is_listed = std::find(values.begin(), values.end(), exit_code) != values.end();
+    if (rule.action() == "Restart" && is_listed == (rule.exit_codes().operator_() == "In")) return true;
+  }
+  const std::string& policy = restart_policy_of(pod, container);
   return policy == "Always" || (policy == "OnFailure" && exit_code != 0);
+}
+
+bool may_restart(const core::PodSpec& pod) {
+  const auto may = [&](const core::Container& container) {
+    return restart_policy_of(pod, container) != "Never" || container.restart_policy_rules_size() > 0;
+  };
+  // Sidecars are no work: a pod is not begun again for them.
+  return std::any_of(pod.containers().begin(), pod.containers().end(), may) ||
+         std::any_of(pod.init_containers().begin(), pod.init_containers().end(),
+                     [&](const core::Container& container) { return !is_sidecar(container) && may(container); });
 }
 
 core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory) {
@@ -153,6 +188,10 @@ core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory) {
   if (view.verdict) {
     status.set_reason(view.verdict->reason);
     status.set_message(view.verdict->message);
+  }
+  if (view.lost && !view.verdict && status.phase() == "Pending") {
+    status.set_phase("Failed");
+    status.set_message("the pod's sandbox was lost before its containers had run, and its restart policy is Never");
   }
   if (view.expired && !view.verdict) {
     status.set_reason("DeadlineExceeded");
@@ -188,7 +227,10 @@ core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory) {
   conditions.add("PodReadyToStartContainers", view.sandbox_ready);
   conditions.add("Initialized", begun || succeeded || incomplete.empty(), "ContainersNotInitialized",
                  "containers with incomplete status: [" + incomplete + "]");
-  conditions.add("Ready", ready, reason, message);
+  if (const std::string gates = open_gates(pod.spec()); ready && !gates.empty())
+    conditions.add("Ready", false, "ReadinessGatesNotReady", gates);
+  else
+    conditions.add("Ready", ready, reason, message);
   conditions.add("ContainersReady", ready, reason, message);
   conditions.add("PodScheduled", true);
   if (view.verdict && !view.verdict->disruption_message.empty())

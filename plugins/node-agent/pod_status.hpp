@@ -17,6 +17,7 @@ class ContainerStatus;
 namespace k8s::io::api::core::v1 {
 class Container;
 class ContainerStateTerminated;
+class PodSpec;
 class PodStatus;
 }  // namespace k8s::io::api::core::v1
 
@@ -70,6 +71,7 @@ struct PodView {
   int64_t now = 0;
   bool expired = false;                 ///< it was active for longer than its deadline
   const PodVerdict* verdict = nullptr;  ///< of the node, that has ended or refused it; may be null
+  bool lost = false;                    ///< its sandbox is gone, and it gets no other one
 };
 
 core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory);
@@ -77,7 +79,13 @@ core::PodStatus make_pod_status(const PodView& view, ConditionMemory& memory);
 /// How an ended container ended.
 core::ContainerStateTerminated make_terminated(const cri::ContainerStatus& status, const std::string& runtime_name);
 
-/// Whether a container that ended like this shall run again.
-bool shall_restart(const core::Pod& pod, int32_t exit_code);
+/// Whether a container that ended like this shall run again: by its own rules and policy (KEP-5307), else by the pod's.
+bool shall_restart(const core::PodSpec& pod, const core::Container& container, int32_t exit_code);
+
+/// The restart policy that counts for the container.
+const std::string& restart_policy_of(const core::PodSpec& pod, const core::Container& container);
+
+/// Whether any of the pod's containers may ever run a second time.
+bool may_restart(const core::PodSpec& pod);
 
 }  // namespace pintle::agent

@@ -166,6 +166,9 @@ Task<void> PodWorker::run(std::shared_ptr<PodWorker> self) {
       if (worker.context_.stopping) break;
     }
     (void)worker.object_of(*worker.current_);  // conditions remember when they changed
+    Task<void> keeping = worker.keep_readiness(*worker.current_);
+    co_await std::move(keeping);
+    if (worker.context_.stopping) break;
     if (!worker.current_->complete && !worker.current_->verdict)
       take_earlier(next, deadline_of(*worker.current_->wanted));
     auto waiting = worker.wakeup_.wait(next);
@@ -308,7 +311,8 @@ Task<std::optional<WallTime>> PodWorker::sync(PodRun& run) {
   const bool any_made =
       std::any_of(run.containers.begin(), run.containers.end(), [](const auto& c) { return !c.statuses.empty(); });
   // A pod that must not restart does not get a second sandbox either.
-  const bool lost_for_good = run.sandbox_id.empty() && any_made && run.wanted->pod->spec().restart_policy() == "Never";
+  const bool lost_for_good = run.sandbox_id.empty() && any_made && !may_restart(run.wanted->pod->spec());
+  run.lost = lost_for_good;
   if (!run.admitted && !run.verdict) {
     std::optional<PodVerdict> refusal;
     if (!any_made && run.sandbox_id.empty() && context_.admit) refusal = context_.admit(*this, *run.wanted);
@@ -390,6 +394,7 @@ Task<Status> PodWorker::prepare(PodRun& run) {
   if (!places) co_return places.status();
   run.volumes = std::move(places->volumes);
   run.ids = places->ids;
+  run.ready = std::move(places->ready);
   co_return Status::ok();
 }
 

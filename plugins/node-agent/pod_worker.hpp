@@ -29,6 +29,7 @@
 #include <memory>
 #include <optional>
 #include <pintle/call.hpp>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,7 @@ struct WorkerContext {
   const cri::RuntimeServiceStub* runtime = nullptr;
   const cri::ImageServiceStub* images = nullptr;
   WebClient* web = nullptr;
+  PullSecrets secrets;                         ///< those that manifests bring
   bool stopping = false;                       ///< let go of everything; pods run on
   std::function<void(Task<void>)> start;       ///< runs a task beside the others; the agent does not end before it
   std::map<std::string, PodVerdict> verdicts;  ///< by uid: those that were passed before this process began
@@ -113,6 +115,7 @@ struct PodRun {
   std::vector<cri::ContainerStatus> strangers;                ///< with its uid, but not in the spec
   std::optional<std::map<std::string, std::string>> volumes;  ///< once they are prepared
   PodIds ids;                                                 ///< likewise
+  std::set<std::string> ready;                                ///< containers whose readiness is kept on disk
   std::string sandbox_trouble;
   std::optional<WallTime> sandbox_failed;
   Backoff sandbox_backoff;
@@ -123,6 +126,7 @@ struct PodRun {
   bool pardoned = false;      ///< the verdict is to be taken back
   bool verdict_kept = false;  ///< it lies on disk
   bool settled = false;       ///< what the verdict takes from the pod has gone
+  bool lost = false;          ///< its sandbox is gone, and it gets no other one
   bool ending = false;
   WallTime ending_since;
   bool measured = false;
@@ -206,8 +210,10 @@ class PodWorker : public std::enable_shared_from_this<PodWorker> {
   Task<std::optional<WallTime>> sync_container(PodRun& run, PodRun::Container& container);
   Task<std::optional<WallTime>> start_container(PodRun& run, PodRun::Container& container);
   Task<bool> have_image(PodRun& run, PodRun::Container& container, std::optional<WallTime>& retry);
-  Task<Status> pull_image(const core::Container& spec);
+  Task<Status> pull_image(PodRun& run, const core::Container& spec);
+  Task<std::vector<RegistryLogin>> logins_for(PodRun& run, const core::Container& spec);
   Task<void> collect_garbage(PodRun& run);
+  Task<void> keep_readiness(PodRun& run);
   Task<Status> stop_container(std::string id, int64_t grace_seconds);
   Task<Status> remove_container(std::string id);
   Task<Status> remove_sandbox(std::string id, bool only_stop);

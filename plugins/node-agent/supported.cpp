@@ -19,17 +19,14 @@ class Unsupported {
   void pod(const core::PodSpec& spec) {
     const std::string at = "/spec";
     refuse(spec.ephemeral_containers_size() > 0, child(at, "ephemeralContainers"), "ephemeral containers are");
-    refuse(spec.image_pull_secrets_size() > 0, child(at, "imagePullSecrets"), "pull secrets are");
     refuse(!spec.runtime_class_name().empty(), child(at, "runtimeClassName"), "runtime classes are");
     refuse(spec.overhead_size() > 0, child(at, "overhead"), "overhead of runtime classes is");
-    refuse(spec.readiness_gates_size() > 0, child(at, "readinessGates"), "readiness gates are");
     refuse(spec.scheduling_gates_size() > 0, child(at, "schedulingGates"), "scheduling gates are");
     refuse(spec.resource_claims_size() > 0, child(at, "resourceClaims"), "resource claims are");
     for (const auto& [name, quantity] : spec.resources().limits())
       refuse(name != "cpu" && name != "memory", child(child(child(at, "resources"), "limits"), name),
              "limits of whole pods besides cpu and memory are");
     refuse(spec.resources().claims_size() > 0, child(child(at, "resources"), "claims"), "resource claims are");
-    refuse(!spec.hostname_override().empty(), child(at, "hostnameOverride"), "hostname overrides are");
     refuse(spec.has_os() && spec.os().name() != "linux", child(at, "os"), "other systems than linux are");
     const core::PodSecurityContext& security = spec.security_context();
     const std::string security_at = child(at, "securityContext");
@@ -42,10 +39,6 @@ class Unsupported {
       volume(spec.volumes(i), child(child(at, "volumes"), static_cast<size_t>(i)));
     for (int i = 0; i < spec.init_containers_size(); ++i)
       container(spec.init_containers(i), child(child(at, "initContainers"), static_cast<size_t>(i)));
-    for (int i = 0; i < spec.containers_size(); ++i)
-      refuse(spec.containers(i).has_restart_policy(),
-             child(child(child(at, "containers"), static_cast<size_t>(i)), "restartPolicy"),
-             "restart policies of single containers are");
     for (int i = 0; i < spec.containers_size(); ++i)
       container(spec.containers(i), child(child(at, "containers"), static_cast<size_t>(i)));
   }
@@ -96,11 +89,8 @@ class Unsupported {
   }
 
   void container(const core::Container& container, const std::string& at) {
-    refuse(container.lifecycle().has_stop_signal(), child(child(at, "lifecycle"), "stopSignal"), "stop signals are");
     refuse(container.env_from_size() > 0, child(at, "envFrom"), "ConfigMaps and Secrets are");
     refuse(container.volume_devices_size() > 0, child(at, "volumeDevices"), "block devices are");
-    refuse(container.restart_policy_rules_size() > 0, child(at, "restartPolicyRules"), "restart rules are");
-    refuse(container.stdin(), child(at, "stdin"), "standard input of containers is");
     for (int i = 0; i < container.env_size(); ++i) {
       const core::EnvVarSource& source = container.env(i).value_from();
       const std::string from = child(child(child(at, "env"), static_cast<size_t>(i)), "valueFrom");

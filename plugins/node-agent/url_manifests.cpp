@@ -24,14 +24,19 @@ UrlManifests::UrlManifests(Host& host, WebClient& web, UrlSettings settings, std
       node_(std::move(node)),
       state_folder_(std::move(state_folder)) {}
 
-Result<std::vector<std::shared_ptr<const WantedPod>>> UrlManifests::read(const std::string& text) const {
-  std::vector<std::shared_ptr<const WantedPod>> pods;
-  if (is_empty_list(text, settings_.url)) return pods;
-  Result<std::vector<WantedPod>> manifest =
-      read_manifest(unfold_list(text, settings_.url), {settings_.url, settings_.url, node_});
+Result<UrlManifests::Answer> UrlManifests::read(const std::string& text) const {
+  Answer answer;
+  if (is_empty_list(text, settings_.url)) return answer;
+  Result<Manifest> manifest = read_manifest(unfold_list(text, settings_.url), {settings_.url, settings_.url, node_});
   if (!manifest) return manifest.status();
-  for (WantedPod& pod : *manifest) pods.push_back(std::make_shared<const WantedPod>(std::move(pod)));
-  return pods;
+  for (WantedPod& pod : manifest->pods) answer.pods.push_back(std::make_shared<const WantedPod>(std::move(pod)));
+  answer.secrets = std::move(manifest->secrets);
+  return answer;
+}
+
+void UrlManifests::take(Answer answer) {
+  pods_ = std::move(answer.pods);
+  secrets_ = std::move(answer.secrets);
 }
 
 Task<void> UrlManifests::load() {
@@ -46,14 +51,14 @@ Task<void> UrlManifests::load() {
     return found && found->is_string() ? std::string(found->get_string()) : std::string();
   };
   if (text("url") != settings_.url || text("text").empty()) co_return;
-  Result<std::vector<std::shared_ptr<const WantedPod>>> pods = read(text("text"));
+  Result<Answer> pods = read(text("text"));
   if (!pods) {
     host_.warn("the last good answer is passed over", {{"url", settings_.url}, {"problem", pods.status().message()}});
     co_return;
   }
   text_ = text("text");
   etag_ = text("etag");
-  pods_ = std::move(*pods);
+  take(std::move(*pods));
 }
 
 Task<bool> UrlManifests::poll() {
@@ -87,7 +92,7 @@ Task<Status> UrlManifests::ask(bool& differs) {
     etag_ = std::move(etag);
     co_return Status::ok();
   }
-  Result<std::vector<std::shared_ptr<const WantedPod>>> pods = read(answer->body);
+  Result<Answer> pods = read(answer->body);
   if (!pods) co_return pods.status();
   json::object record;
   record["url"] = settings_.url;
@@ -103,7 +108,7 @@ Task<Status> UrlManifests::ask(bool& differs) {
     co_return kept.with_context("keep the manifests of " + settings_.url);
   text_ = std::move(answer->body);
   etag_ = std::move(etag);
-  pods_ = std::move(*pods);
+  take(std::move(*pods));
   differs = true;
   co_return Status::ok();
 }

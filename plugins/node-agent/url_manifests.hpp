@@ -46,12 +46,19 @@ class UrlManifests {
   Task<bool> poll();
   /// Those of the last good answer.
   const std::vector<std::shared_ptr<const WantedPod>>& pods() const { return pods_; }
+  const std::vector<std::shared_ptr<const PullSecret>>& secrets() const { return secrets_; }
   /// Of the last poll.
   const Status& status() const { return status_; }
 
  private:
   Task<Status> ask(bool& differs);
-  Result<std::vector<std::shared_ptr<const WantedPod>>> read(const std::string& text) const;
+  /// Pods and secrets, to be taken both or neither.
+  struct Answer {
+    std::vector<std::shared_ptr<const WantedPod>> pods;
+    std::vector<std::shared_ptr<const PullSecret>> secrets;
+  };
+  Result<Answer> read(const std::string& text) const;
+  void take(Answer answer);
 
   Host& host_;
   WebClient& web_;
@@ -61,6 +68,7 @@ class UrlManifests {
   std::string etag_, text_;
   Status status_;
   std::vector<std::shared_ptr<const WantedPod>> pods_;
+  std::vector<std::shared_ptr<const PullSecret>> secrets_;
 };
 
 }  // namespace pintle::agent

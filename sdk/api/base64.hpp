@@ -8,8 +8,8 @@
 
 namespace pintle::api {
 
-std::string base64_encode(std::string_view bytes);
+PINTLE_API_EXPORT std::string base64_encode(std::string_view bytes);
 /// Line breaks are passed over; anything else outside of the alphabet, or wrong padding, is nothing.
-std::optional<std::string> base64_decode(std::string_view text);
+PINTLE_API_EXPORT std::optional<std::string> base64_decode(std::string_view text);
 
 }  // namespace pintle::api

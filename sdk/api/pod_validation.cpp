@@ -23,6 +23,9 @@ constexpr int kMostNameservers = 3, kMostSearches = 32;
 constexpr size_t kMostSearchBytes = 2048;
 constexpr int64_t kMostUserId = 2147483647;
 
+constexpr int kMostRestartRules = 20, kMostExitCodes = 255;
+constexpr size_t kLongestHostname = 64;  // the kernel's
+
 class PodValidator {
  public:
   explicit PodValidator(Problems& problems) : problems_(problems) {}
@@ -36,6 +39,13 @@ class PodValidator {
     if (spec.has_active_deadline_seconds() && spec.active_deadline_seconds() < 1)
       add("/spec/activeDeadlineSeconds", "must be at least 1");
     if (!spec.hostname().empty()) add("/spec/hostname", label_problem(spec.hostname()));
+    if (const std::string& hostname = spec.hostname_override(); spec.has_hostname_override()) {
+      const std::string at = "/spec/hostnameOverride";
+      add(at,
+          hostname.size() > kLongestHostname ? "must not be longer than 64 characters" : subdomain_problem(hostname));
+      if (spec.host_network()) add(at, "cannot be combined with hostNetwork: the node has its own");
+      if (spec.set_hostname_as_fqdn()) add(at, "cannot be combined with setHostnameAsFQDN");
+    }
     if (!spec.subdomain().empty()) add("/spec/subdomain", label_problem(spec.subdomain()));
     if (!spec.node_name().empty()) add("/spec/nodeName", subdomain_problem(spec.node_name()));
     if (!spec.service_account_name().empty())
@@ -359,15 +369,38 @@ class PodValidator {
     if (container.has_readiness_probe()) probe(container.readiness_probe(), child(pointer, "readinessProbe"), false);
     const core::Lifecycle& lifecycle = container.lifecycle();
     const std::string hooks = child(pointer, "lifecycle");
+    if (lifecycle.has_stop_signal()) {
+      one_of(lifecycle, "stop_signal", lifecycle.stop_signal(), child(hooks, "stopSignal"));
+      if (spec.os().name().empty())
+        add(child(hooks, "stopSignal"), "may only be set with os: {name: linux} in the pod");
+    }
+    restart_rules(container, pointer);
     if (lifecycle.has_post_start()) handler(lifecycle.post_start(), spec, child(hooks, "postStart"));
     if (lifecycle.has_pre_stop()) handler(lifecycle.pre_stop(), spec, child(hooks, "preStop"));
   }
 
+  void restart_rules(const core::Container& container, const std::string& pointer) {
+    const std::string& policy = container.restart_policy();
+    if (container.has_restart_policy() && policy != "Always" && policy != "OnFailure" && policy != "Never")
+      add(child(pointer, "restartPolicy"), "must be Always, OnFailure or Never, is \"" + policy + "\"");
+    const std::string at = child(pointer, "restartPolicyRules");
+    if (container.restart_policy_rules_size() > 0 && !container.has_restart_policy())
+      add(at, "may only be set with a restartPolicy of the container's own");
+    if (container.restart_policy_rules_size() > kMostRestartRules) add(at, "must not have more than 20 rules");
+    for (int i = 0; i < container.restart_policy_rules_size(); ++i) {
+      const core::ContainerRestartRule& rule = container.restart_policy_rules(i);
+      const std::string one = child(at, static_cast<size_t>(i));
+      if (rule.action() != "Restart") add(child(one, "action"), "must be Restart, is \"" + rule.action() + "\"");
+      const core::ContainerRestartRuleOnExitCodes& codes = rule.exit_codes();
+      if (codes.operator_() != "In" && codes.operator_() != "NotIn")
+        add(child(child(one, "exitCodes"), "operator"), "must be In or NotIn, is \"" + codes.operator_() + "\"");
+      if (codes.values_size() == 0 || codes.values_size() > kMostExitCodes)
+        add(child(child(one, "exitCodes"), "values"), "must have 1 to 255 exit codes");
+    }
+  }
+
   /// Only a sidecar lives long enough to be looked at.
   void init_container(const core::Container& container, const std::string& pointer) {
-    if (container.has_restart_policy() && container.restart_policy() != "Always")
-      add(child(pointer, "restartPolicy"),
-          "must be Always in an init container, is \"" + container.restart_policy() + "\"");
     if (container.restart_policy() == "Always") return;
     const auto sidecars_only = [&](bool is_set, const char* field) {
       if (is_set) add(child(pointer, field), "may only be set with restartPolicy Always");

@@ -54,6 +54,8 @@ class Users(PodCase):
         listing = as_root_of(container.pid, "ls", "-ln", "/bin/workload", "/made", "/dev/shm/made", "/etc/hosts", "/etc/resolv.conf", "/etc/hostname")
         self.assertEqual([line.split()[2:4] for line in listing.splitlines()], [["0", "0"]] * 6, listing)
         self.assertEqual(os.stat(f"/proc/{container.pid}/root/made").st_uid, first)
+        told = self.node.pintle("pod", "exec", "own", "--", "/bin/busybox", "sh", "-c", "id -u; cat /proc/self/uid_map").split()
+        self.assertEqual(told, ["0", "0", str(first), "65536"])
         # Its network is its own to change; the node's is not.
         self.assertEqual(as_root_of(container.pid, "ip", "link", "set", "lo", "mtu", "1400"), "")
         self.assertIn("not permitted", as_root_of(container.pid, "mknod", "/tmp/null", "c", "1", "3"))
