@@ -88,7 +88,12 @@ Task<void> PostedManifests::load(Pods accepted) {
 
 Result<std::vector<WantedPod>> PostedManifests::read(const std::string& text) const {
   if (is_empty_list(text, "body")) return std::vector<WantedPod>();
-  return read_manifest(unfold_list(text, "body"), {"body", kPostedPath, std::string(host_.node())});
+  Result<Manifest> manifest =
+      read_manifest(unfold_list(text, "body"), {"body", kPostedPath, std::string(host_.node())});
+  if (!manifest) return manifest.status();
+  if (!manifest->secrets.empty())
+    return invalid_argument("body: Secrets cannot be posted: use `pintle pod apply`, or the folder of manifests");
+  return std::move(manifest->pods);
 }
 
 struct PostedManifests::Turn {
