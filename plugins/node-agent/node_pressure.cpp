@@ -92,8 +92,9 @@ void NodePressure::listen_to_stalls() {
     return;
   }
   Result<Watch> watch = host_.watch(stalls_.get(), POLLPRI, [this](uint32_t events) {
+    // Not here: a watch must not destroy itself while its function runs.
     if (events & (POLLERR | POLLNVAL))
-      stall_watch_ = Watch();
+      host_.post([this] { stall_watch_ = Watch(); });
     else
       wakeup_.notify();
   });

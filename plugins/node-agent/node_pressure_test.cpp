@@ -21,12 +21,11 @@ using testing::IsEmpty;
 
 std::shared_ptr<const WantedPod> pod_of(const std::string& name, const std::string& more,
                                         const std::string& resources) {
-  Result<std::vector<WantedPod>> read =
-      read_manifest("apiVersion: v1\nkind: Pod\nmetadata: {name: " + name + "}\nspec: {" + more +
-                        "containers: [{name: c, image: i, resources: {" + resources + "}}]}",
-                    {"test", "/x/" + name, "node"});
+  Result<Manifest> read = read_manifest("apiVersion: v1\nkind: Pod\nmetadata: {name: " + name + "}\nspec: {" + more +
+                                            "containers: [{name: c, image: i, resources: {" + resources + "}}]}",
+                                        {"test", "/x/" + name, "node"});
   EXPECT_TRUE(read) << read.status().message();
-  return std::make_shared<WantedPod>(std::move(read->front()));
+  return std::make_shared<WantedPod>(std::move(read->pods.front()));
 }
 
 PodUse use_of_memory(const std::string& name, int64_t mebibytes, const std::string& more = "",

@@ -96,8 +96,9 @@ TEST(PodValidation, looks_at_probes_hooks_and_init_containers) {
   for (const auto& [field, problem] : cases) EXPECT_THAT(complaint(begin + field + "}]}"), HasSubstr(problem)) << field;
   const std::string init =
       "metadata: {name: a}\nspec: {containers: [{name: a, image: b}], initContainers: [{name: i, image: b, ";
-  EXPECT_THAT(complaint(init + "restartPolicy: OnFailure}]}"),
-              HasSubstr("restartPolicy: must be Always in an init container"));
+  EXPECT_THAT(complaint(init + "restartPolicy: Sometimes}]}"),
+              HasSubstr("restartPolicy: must be Always, OnFailure or Never, is \"Sometimes\""));
+  EXPECT_EQ(complaint(init + "restartPolicy: OnFailure}]}"), "");
   EXPECT_THAT(complaint(init + "lifecycle: {preStop: {exec: {command: [a]}}}}]}"),
               HasSubstr("lifecycle: may only be set with restartPolicy Always"));
   EXPECT_EQ(complaint(init + "restartPolicy: Always, startupProbe: {exec: {command: [a]}}}]}"), "");
