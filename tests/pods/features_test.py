@@ -89,7 +89,7 @@ class Features(PodCase):
         found, _ = self.run_pod(pod("gated", shell("one", SLEEP), readinessGates=[{"conditionType": "example.com/balanced"}]))
         conditions = {one["type"]: one for one in json.loads(found.json)["status"]["conditions"]}
         self.assertEqual(conditions["ContainersReady"]["status"], "True")
-        self.assertEqual((conditions["Ready"]["status"], conditions["Ready"]["reason"]), ("False", "ReadinessGatesNotReady"))
+        self.assertEqual((conditions["Ready"]["status"], conditions["Ready"].get("reason")), ("False", "ReadinessGatesNotReady"))
         self.assertIn("example.com/balanced", conditions["Ready"]["message"])
 
     def test_sidecars_end_one_after_the_other_each_with_its_hook(self):

@@ -77,15 +77,16 @@ class Memory(PressureCase):
     def test_the_pod_that_uses_most_beyond_its_request_goes(self):
         within, _ = self.run_pod(eater("within", 150, request="200Mi"))
         guaranteed, _ = self.run_pod(eater("guaranteed", 40, limit="60Mi"))
-        small, _ = self.run_pod(eater("small", 30))
+        small, _ = self.run_pod(eater("small", 30, priority=20))
         self.assertEqual(value("memory", self.config["cgroupRoot"], "memory.limit_in_bytes", "memory.max"), str(600 * MIB))
         before = {container.identity() for container in self.node.containers().values()}
-        self.node.drop(eater("greedy", 320, request="10Mi"))
+        # More important than those that keep to their requests, which saves it from nothing.
+        self.node.drop(eater("greedy", 320, request="10Mi", priority=10))
         status = self.wait_for_end("greedy")
         self.assertRegex(status["message"], r"^The node was low on resource: memory\. Threshold quantity: 150Mi, available: \d+\w*\. "
                          r"Container one was using \d+\w*, request is 10Mi, has larger consumption of memory\.$")
-        disruption = next(one for one in status["conditions"] if one["type"] == "DisruptionTarget")
-        self.assertEqual((disruption["status"], disruption["reason"]), ("True", "TerminationByKubelet"))
+        disruption = {one["type"]: one for one in status["conditions"]}.get("DisruptionTarget", {})
+        self.assertEqual((disruption.get("status"), disruption.get("reason")), ("True", "TerminationByKubelet"))
         self.assertEqual(disruption["message"], status["message"])
         self.assertEqual({container.identity() for container in self.node.containers().values()}, before)
         for name in ("within", "guaranteed", "small"):
@@ -98,7 +99,7 @@ class Memory(PressureCase):
         self.node.kill()
         self.node.start()
         wait_for("the pods are known again", lambda: len(self.node.pods()) == 4)
-        self.assertEqual(self.status("greedy")["reason"], "Evicted")
+        self.assertEqual(self.status("greedy").get("reason"), "Evicted")
         self.assertEqual({container.identity() for container in self.node.containers().values()}, before)
         self.run_pod(eater("greedy", 20))
 
@@ -113,7 +114,7 @@ class Memory(PressureCase):
         self.assertTrue(self.node.pods()["node-own"].is_running())
 
     def test_pods_without_requests_wait_while_memory_is_short(self):
-        self.node.plugins["node-agent"]["config"]["evictionPressureTransitionPeriod"] = "6s"
+        self.node.plugins["node-agent"]["config"]["evictionPressureTransitionPeriod"] = "12s"
         self.node.apply(self.node.plugins)
         self.node.wait_ready()
         self.node.drop(eater("greedy", 470))
@@ -126,7 +127,8 @@ class Memory(PressureCase):
         self.assertEqual(refused["message"], "Pod was rejected: The node had condition: [MemoryPressure].")
         self.run_pod(eater("burstable", 5, request="10Mi"))
         self.run_pod(pod("critical", shell("one", SLEEP), priorityClassName="system-node-critical"))
-        wait_for("it is let in when memory is there again", lambda: self.node.pods()["besteffort"].is_running(), 20)
+        self.assertEqual(self.conditions()["MemoryPressure"], "True", "both were let in before it ended")
+        wait_for("it is let in when memory is there again", lambda: self.node.pods()["besteffort"].is_running(), 30)
         self.assertEqual(self.conditions()["MemoryPressure"], "False")
 
     def test_a_soft_threshold_waits_and_gives_grace(self):
@@ -221,9 +223,10 @@ class Disk(PressureCase):
 
     def test_the_pod_that_fills_the_disk_goes_with_its_volumes(self):
         self.config["evictionHard"]["nodefs.available"] = "20%"
+        self.config["evictionPressureTransitionPeriod"] = "5s"
         self.node.apply(self.node.plugins)
         self.node.wait_ready()
-        small, _ = self.run_pod(self.writer("small", "/bin/busybox dd if=/dev/zero of=/data/x bs=1M count=10"))
+        another, _ = self.run_pod(self.writer("another", "/bin/busybox dd if=/dev/zero of=/data/x bs=1M count=10"))
         before = {container.identity() for container in self.node.containers().values()}
         self.node.drop(self.writer("filler", "/bin/busybox dd if=/dev/zero of=/data/x bs=1M count=130"))
         status = self.wait_for_end("filler")
@@ -231,12 +234,10 @@ class Disk(PressureCase):
         self.assertEqual({container.identity() for container in self.node.containers().values()}, before)
         filler = self.node.pods()["filler"]
         wait_for("its volume has gone", lambda: not os.path.exists(self.volume_folder(filler, "data")))
-        self.assertTrue(os.path.exists(os.path.join(self.volume_folder(small, "data"), "x")))
-        # All pods wait while the disk is short, even with requests.
+        self.assertTrue(os.path.exists(os.path.join(self.volume_folder(another, "data"), "x")))
+        # Whoever comes while the disk is short waits, also with requests, but not for ever.
         self.node.drop(eater("later", 5, request="10Mi"))
-        found = self.node.pods().get("later")
-        if self.conditions()["DiskPressure"] == "True" and found is None:
-            self.assertIn("DiskPressure", self.wait_for_end("later")["message"])
+        self.assertEqual(self.wait_for_end("later")["message"], "Pod was rejected: The node had condition: [DiskPressure].")
         wait_for("it is let in", lambda: self.node.pods()["later"].is_running(), 20)
 
     def test_what_is_written_over_an_image_and_to_a_log_counts(self):

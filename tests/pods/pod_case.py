@@ -60,7 +60,9 @@ class PodCase(NodeTest):
             found = wait_for(f"{name} runs", running, 30)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{list(self.node.pods().values())}") from None
-        return found, self.containers_of(found)[0]
+        containers = self.containers_of(found)
+        self.assertTrue(containers, f"{found} runs without a container")
+        return found, containers[0]
 
     def containers_of(self, found):
         return sorted((one for one in self.node.containers().values() if one.sandbox == found.sandbox), key=lambda one: one.pid)
