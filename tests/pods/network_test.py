@@ -47,6 +47,7 @@ class Settings(PodCase):
         self.assertIn("mtu 1400", inside(container.pid, "ip", "link", "show", "eth0"))
         self.assertIn("mtu 1400", link("pintle-test"))
         self.assertIn("mtu 1400", self.link_of(found))
+
     def test_hairpin_is_that_of_the_config(self):
         found, _ = self.run_pod(pod("mirror", shell("one", SLEEP)))
         self.assertIn("hairpin on", self.link_of(found))
