@@ -46,7 +46,10 @@ Task<Status> Agent::take_back(std::string key, std::optional<int64_t> grace_seco
     if (const auto other = wanted.pods.find(key); other != wanted.pods.end())
       co_return failed_precondition("the pod " + key + " comes from " + place_of(*other->second) +
                                     ": take it out there");
-    if (!running) co_return not_found("no pod " + key);
+    if (!running)
+      co_return not_found("no pod " + key +
+                          ": it was never handed in, or has been taken back and has ended; GET /pods " +
+                          "lists those that are here");
   }
   if (running && grace_seconds) worker->second->set_grace(*grace_seconds);
   Task<Status> forgetting = posted_.forget(key);
