@@ -1,9 +1,7 @@
 // pintle pod logs: reads a container's log file; with -f through rotations, until the container has ended.
 
-#include <fcntl.h>
 #include <poll.h>
 #include <sys/inotify.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <array>
@@ -11,10 +9,9 @@
 #include <cstring>
 
 #include "kernel/cli/cli.hpp"
-#include "sdk/support/container_log/container_log.hpp"
 #include "kernel/cli/pods.hpp"
 #include "pintle/node.pb.h"
-#include "sdk/support/files/files.hpp"
+#include "sdk/support/container_log/log_files.hpp"
 
 namespace pintle::cli {
 
@@ -25,7 +22,7 @@ namespace {
 class LogReader {
  public:
   LogReader(Context& context, const PodLogOptions& options, ContainerInfo container)
-      : context_(context), options_(options), container_(std::move(container)) {}
+      : context_(context), options_(options), container_(std::move(container)), log_(container_.log_path) {}
 
   Status run() {
     if (container_.log_path.empty()) return failed_precondition("the container " + container_.name + " keeps no log");
@@ -33,17 +30,16 @@ class LogReader {
     if (options_.follow) {
       if (Status status = watch(); !status) return status;
     }
-    Result<files::Descriptor> file = files::open_at(AT_FDCWD, container_.log_path, O_RDONLY);
-    if (!file) return file.status();
-    file_ = std::move(*file);
-    if (options_.tail) lseek(file_.get(), tail_offset(file_.get(), *options_.tail), SEEK_SET);
+    LogFiles::From from;
+    from.tail_lines = options_.tail;
+    if (Status status = log_.open(from); !status) return status;
     if (Status status = drain(); !status || !options_.follow) return finish(status);
     return finish(follow());
   }
 
  private:
   Status finish(const Status& status) {
-    if (const std::string rest = cutter_.finish(); !rest.empty()) print(rest);
+    if (const std::string rest = log_.finish(); !rest.empty()) print(rest);
     return status;
   }
 
@@ -59,15 +55,12 @@ class LogReader {
     return Status::ok();
   }
 
-  // Reads to the end of the file.
+  // Reads to the end of what is written.
   Status drain() {
-    std::array<char, 65536> block;
     for (;;) {
-      const ssize_t got = read(file_.get(), block.data(), block.size());
-      if (got < 0 && errno == EINTR) continue;
-      if (got < 0) return data_loss(container_.log_path + ": " + std::strerror(errno));
-      if (got == 0) break;
-      cutter_.add({block.data(), static_cast<size_t>(got)}, [this](std::string_view line) { print(line); });
+      const Result<bool> more = log_.read([this](std::string_view line) { print(line); });
+      if (!more) return more.status().with_context(container_.log_path);
+      if (!*more) break;
       if (!context_.out.good()) return cancelled("nobody reads the output any more");
     }
     context_.out.flush();
@@ -84,14 +77,6 @@ class LogReader {
     continued_[record.is_error] = record.is_partial;
   }
 
-  // The name leads to another file: it was rotated.
-  bool was_rotated() const {
-    struct stat named {
-    }, open{};
-    return stat(container_.log_path.c_str(), &named) == 0 && fstat(file_.get(), &open) == 0 &&
-           (named.st_ino != open.st_ino || named.st_dev != open.st_dev);
-  }
-
   Status follow() {
     for (;;) {
       pollfd waiting{notify_.get(), POLLIN, 0};
@@ -103,11 +88,6 @@ class LogReader {
       // a while; the container goes on, and so does its log.
       const bool ended = ready == 0 && has_ended();
       if (Status status = drain(); !status) return status;
-      if (was_rotated()) {
-        Result<files::Descriptor> file = files::open_at(AT_FDCWD, container_.log_path, O_RDONLY);
-        if (file) file_ = std::move(*file);
-        if (Status status = drain(); !status) return status;
-      }
       if (ended) return Status::ok();
     }
   }
@@ -120,8 +100,8 @@ class LogReader {
   Context& context_;
   const PodLogOptions& options_;
   ContainerInfo container_;
-  files::Descriptor file_, notify_;
-  LineCutter cutter_;
+  LogFiles log_;
+  files::Descriptor notify_;
   bool continued_[2] = {false, false};
 };
 

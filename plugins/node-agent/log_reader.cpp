@@ -1,11 +1,6 @@
 #include "plugins/node-agent/log_reader.hpp"
 
-#include <fcntl.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <array>
 #include <charconv>
 
 #include "sdk/api/time.hpp"
@@ -64,22 +59,22 @@ Result<LogQuery> parse_log_query(const std::vector<std::pair<std::string, std::s
   return query;
 }
 
+bool LogReader::is_too_old(std::string_view text) const {
+  const Result<api::Instant> time = api::parse_time(text);
+  return query_.since && time && time->seconds * kSecond + time->nanos < *query_.since;
+}
+
 Status LogReader::open() {
-  Result<files::Descriptor> file = files::open_at(AT_FDCWD, path_, O_RDONLY | O_NONBLOCK);
-  if (!file) return file.status();
-  file_ = std::move(*file);
-  if (query_.tail_lines) lseek(file_.get(), container_log::tail_offset(file_.get(), *query_.tail_lines), SEEK_SET);
-  return Status::ok();
+  container_log::LogFiles::From from{query_.tail_lines, nullptr};
+  if (query_.since) from.is_too_old = [this](std::string_view time) { return is_too_old(time); };
+  return log_.open(from);
 }
 
 void LogReader::add(std::string_view line, std::string& out) {
   container_log::LogRecord record;
   if (!container_log::parse_log_line(line, record)) record = {"", false, false, line};
   if (record.is_error ? !query_.standard_error : !query_.standard_output) return;
-  if (query_.since && !record.time.empty()) {
-    const Result<api::Instant> time = api::parse_time(record.time);
-    if (time && time->seconds * kSecond + time->nanos < *query_.since) return;
-  }
+  if (query_.since && is_too_old(record.time)) return;
   const size_t before = out.size();
   if (query_.timestamps && !continued_[record.is_error] && !record.time.empty()) {
     out += record.time;
@@ -97,26 +92,12 @@ void LogReader::add(std::string_view line, std::string& out) {
 
 Result<std::string> LogReader::next() {
   std::string out;
-  std::array<char, 16384> block;
   while (out.size() < kReadAtOnce && !is_done()) {
-    const ssize_t got = read(file_.get(), block.data(), block.size());
-    if (got < 0 && errno == EINTR) continue;
-    if (got < 0) return status_from_errno(errno, "read " + path_);
-    if (got == 0) break;
-    cutter_.add({block.data(), static_cast<size_t>(got)}, [&](std::string_view line) { add(line, out); });
+    const Result<bool> more = log_.read([&](std::string_view line) { add(line, out); });
+    if (!more) return more.status();
+    if (!*more) break;
   }
   return out;
-}
-
-bool LogReader::follow_rotation() {
-  struct stat named {
-  }, open{};
-  if (stat(path_.c_str(), &named) != 0 || fstat(file_.get(), &open) != 0) return false;
-  if (named.st_ino == open.st_ino && named.st_dev == open.st_dev) return false;
-  Result<files::Descriptor> file = files::open_at(AT_FDCWD, path_, O_RDONLY | O_NONBLOCK);
-  if (!file) return false;
-  file_ = std::move(*file);
-  return true;
 }
 
 }  // namespace pintle::agent

@@ -2,8 +2,8 @@
 
 /// A container's log as kubelet tells it over HTTP: the text of its lines, from where and as much as was asked for.
 ///
-/// The tail is counted first, then what is too old is left out, then bytes are counted, as kubelet does. A log that is rotated while it is
-/// followed is read to its end, and then the new one of its name from its beginning.
+/// The tail is counted first, then what is too old is left out, then bytes are counted, as kubelet does. Not as kubelet does, rotated files
+/// count as well (LogFiles).
 ///
 ///     LogReader reader("/var/log/pods/.../0.log", {.tail_lines = 100, .follow = true});
 ///     Status opened = reader.open();
@@ -21,8 +21,7 @@
 #include <utility>
 #include <vector>
 
-#include "sdk/support/container_log/container_log.hpp"
-#include "sdk/support/files/files.hpp"
+#include "sdk/support/container_log/log_files.hpp"
 
 namespace pintle::agent {
 
@@ -39,23 +38,20 @@ Result<LogQuery> parse_log_query(const std::vector<std::pair<std::string, std::s
 
 class LogReader {
  public:
-  LogReader(std::string path, LogQuery query) : path_(std::move(path)), query_(query) {}
+  LogReader(std::string path, LogQuery query) : query_(query), log_(std::move(path)) {}
 
   Status open();
   /// What comes next, about 64 KiB at most.
   Result<std::string> next();
-  /// Whether the name leads to another file, which is read from now on.
-  bool follow_rotation();
   bool is_done() const { return query_.limit_bytes && written_ >= *query_.limit_bytes; }
   const LogQuery& query() const { return query_; }
 
  private:
   void add(std::string_view line, std::string& out);
+  bool is_too_old(std::string_view time) const;
 
-  std::string path_;
   LogQuery query_;
-  files::Descriptor file_;
-  container_log::LineCutter cutter_;
+  container_log::LogFiles log_;
   uint64_t written_ = 0;
   bool continued_[2] = {false, false};
 };

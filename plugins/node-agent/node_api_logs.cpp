@@ -151,9 +151,6 @@ Task<void> NodeApi::serve_logs(http::Exchange& exchange) {
       continue;
     }
     if (reader->is_done() || !query->follow) break;
-    auto rotate = [reader] { return reader->follow_rotation(); };
-    auto rotating = host_.blocking(std::move(rotate));
-    if (const bool rotated = co_await std::move(rotating); rotated) continue;
     if (ended) break;
     const WallTime until = WallClock::now() + kLookForTheEnd;
     auto waiting = news.wait(until);

@@ -79,13 +79,23 @@ TEST_F(LogReaderTest, ReadsOnWhereALogWasRotated) {
   LogReader reader(path, {.follow = true});
   ASSERT_TRUE(reader.open());
   EXPECT_EQ(*reader.next(), "one\n");
-  EXPECT_FALSE(reader.follow_rotation());
-  std::filesystem::rename(path, path + ".old");
-  std::ofstream(path + ".old", std::ios::app) << "t stdout F two\n";
+  EXPECT_EQ(*reader.next(), "");
+  const std::string rotated = path + ".20260101-000000-000";
+  std::filesystem::rename(path, rotated);
+  std::ofstream(rotated, std::ios::app) << "t stdout F two\n";
   std::ofstream(path) << "t stdout F three\n";
-  EXPECT_EQ(*reader.next(), "two\n");
-  EXPECT_TRUE(reader.follow_rotation());
-  EXPECT_EQ(*reader.next(), "three\n");
+  EXPECT_EQ(*reader.next(), "two\nthree\n");
+}
+
+TEST_F(LogReaderTest, WhatIsNotTooOldMayStandInRotatedFiles) {
+  std::ofstream(path + ".20260101-000002-000")
+      << "2026-01-01T00:00:01Z stdout F one\n2026-01-01T00:00:02Z stdout F two\n";
+  std::ofstream(path) << "2026-01-01T00:00:03Z stdout F three\n";
+  LogQuery query;
+  query.since = 1'767'225'602'000'000'000;  // the second of these
+  EXPECT_EQ(read(query), "two\nthree\n");
+  query.tail_lines = 1;
+  EXPECT_EQ(read(query), "three\n");
 }
 
 TEST(NodeUsageTest, ReadsProc) {

@@ -343,6 +343,14 @@ class Answers(NodeApiCase):
         self.assertGreaterEqual(len(os.listdir(self.node.log_folder(found, "one"))), 2, "nothing was rotated meanwhile")
         self.assertEqual(heard, list(range(heard[0], heard[0] + len(heard))))
         self.assertGreater(len(heard), 2 * self.longest_log(found), "whoever stays with the first file hears no more than that")
+        self.assertEqual(heard[0], 1, "what was written before a rotation counts too")
+        logs = "/containerLogs/default/ticks/one"
+        told = self.get(logs + "?tailLines=" + str(len(heard))).splitlines()
+        self.assertIn(len(told) - len(heard), range(100), "a tail is longer than the current file, and what is written meanwhile comes too")
+        stamped = self.get(logs + "?timestamps=true").splitlines()
+        self.assertEqual([int(line.rsplit(" ", 1)[1]) for line in stamped], list(range(1, len(stamped) + 1)))
+        since = self.get(logs + "?sinceTime=" + stamped[5].split(" ")[0].replace("+", "%2B")).splitlines()
+        self.assertEqual(since[:2], ["line 6", "line 7"], "sinceTime goes back over rotations")
 
     def longest_log(self, found):
         """In lines, the longest of a container's log files."""
@@ -521,6 +529,18 @@ class Posted(NodeApiCase):
         self.wait_for_api()
         wait_for("it does not come back", lambda: not self.node.pods(), 30)
         self.assertEqual(self.ask("/pods/default/handed", "-X", "DELETE")[0], 404)
+
+    def test_a_pod_may_be_taken_back_more_than_once(self):
+        self.assertEqual(self.post(pod("handed", shell("one", "trap '' TERM; /bin/busybox sleep 1000; /bin/busybox sleep 1000")))[0], 201)
+        self.wait_for_running("handed")
+        self.assertEqual(self.ask("/pods/default/handed?gracePeriodSeconds=600", "-X", "DELETE")[0], 200)
+        status, body = self.ask("/pods/default/handed?gracePeriodSeconds=0", "-X", "DELETE")
+        self.assertEqual((status, json.loads(body)["message"]), (200, "the pod default/handed is ending"))
+        wait_for("it is gone", lambda: not self.node.pods(), 30)
+        status, body = self.ask("/pods/default/handed", "-X", "DELETE")
+        told = json.loads(body)
+        self.assertEqual((status, told["status"], told["reason"]), (404, "Failure", "NotFound"))
+        self.assertIn("no pod default/handed: it was never handed in, or has been taken back and has ended", told["message"])
 
     def test_a_posted_pod_outlives_its_damaged_record(self):
         self.assertEqual(self.post(pod("handed", counting()))[0], 201)

@@ -3,6 +3,7 @@
 import glob
 import gzip
 import os
+import subprocess
 
 import contained
 import pods
@@ -41,6 +42,8 @@ class Logs(PodCase):
         first = int(lines[0].split()[1])  # the oldest file may have gone already
         self.assertGreater(len(lines), 500)
         self.assertEqual(lines, [f"tick {number}" for number in range(first, first + len(lines))], "a line is lost or doubled")
+        self.assertEqual(self.node.pintle("pod", "logs", "loud").splitlines(), lines, "rotated and compressed files are read too")
+        self.assertEqual(self.node.pintle("pod", "logs", "loud", "--tail", str(len(lines) - 3)).splitlines(), lines[3:])
         os.kill(container.pid, 18)
         newest = lambda: self.files_of(found)[:-1]
         first = newest()[0]
@@ -49,6 +52,20 @@ class Logs(PodCase):
         self.assertTrue(self.node.pods()["loud"].is_running())
         self.assertEqual(self.node.pods()["loud"].restarts, 0)
         self.assertIn("does not match", self.broken_config())
+
+    def test_followed_logs_go_on_over_rotations(self):
+        found, _ = self.run_pod(pod("loud", pods.container("one", "ticks", 1)))
+        following = subprocess.Popen([self.node.program("pintle"), "--socket", self.node.admin.path, "pod", "logs", "-f", "loud"],
+                                     stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        with following:
+            oldest = lambda: self.files_of(found)[:-1]
+            wait_for("three rotations", lambda: len(oldest()) >= 3, 30)
+            first = oldest()[0]
+            wait_for("the oldest goes", lambda: first not in oldest(), 30)
+            self.node.take("loud")
+            lines = following.stdout.read().splitlines()
+        self.assertGreater(len(lines), 1000)
+        self.assertEqual(lines, [f"tick {number}" for number in range(len(lines))], "a line is lost or doubled")
 
     def broken_config(self):
         plugins = {**self.node.plugins, "node-agent": {"config": {**self.node.plugins["node-agent"]["config"], "containerLogs": {"maxSize": "lots"}}}}
