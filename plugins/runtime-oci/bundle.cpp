@@ -117,6 +117,12 @@ Status rename_to_trash(const Node& node, const std::string& path) {
   return {};
 }
 
+Status remove_exit(const Node& node, const std::string& id) {
+  const std::string path = node.folders.exits + "/" + id;
+  if (unlink(path.c_str()) != 0 && errno != ENOENT) return status_from_errno(errno, "remove " + path);
+  return {};
+}
+
 /// SIGKILL to the process if it is still the same one.
 void kill_process(const ProcessIdentity& process) {
   if (process.pid <= 0) return;
@@ -254,8 +260,7 @@ Status dismantle(const Node& node, images::Store& store, ContainerRecord record)
   }
   steps.note(release_ended(node, record));
   steps.note(rename_to_trash(node, node.folders.oci + "/" + record.id));
-  if (unlink((node.folders.exits + "/" + record.id).c_str()) != 0 && errno != ENOENT)
-    steps.note(status_from_errno(errno, "remove the exit file"));
+  steps.note(remove_exit(node, record.id));
   steps.note(store.release(record.id));
   if (steps.are_done()) steps.note(rename_to_trash(node, folder));
   if (!steps.are_done()) (void)save(node, record, false);
@@ -371,17 +376,15 @@ Status sweep(const Node& node, images::Store& store, const std::vector<std::stri
   for (const images::Lease& lease : *leases) {
     if (lease.owner == node.key && !keep.count(lease.user)) note(store.release(lease.user));
   }
-  for (const std::string* folder : {&node.folders.exits, &node.folders.oci}) {
-    auto opened = files::open_folder(*folder);
+  const auto forget = [&](const std::string& folder, const auto& remove) {
+    auto opened = files::open_folder(folder);
     auto names = opened ? files::list_folder(opened->get()) : Result<std::vector<std::string>>(opened.status());
-    if (!names) {
-      note(names.status());
-      continue;
-    }
-    for (const std::string& name : *names) {
-      if (is_container_id(name) && !keep.count(name)) note(rename_to_trash(node, *folder + "/" + name));
-    }
-  }
+    if (!names) return note(names.status());
+    for (const std::string& name : *names)
+      if (is_container_id(name) && !keep.count(name)) note(remove(name));
+  };
+  forget(node.folders.oci, [&](const std::string& id) { return rename_to_trash(node, node.folders.oci + "/" + id); });
+  forget(node.folders.exits, [&](const std::string& id) { return remove_exit(node, id); });
   return first;
 }
 

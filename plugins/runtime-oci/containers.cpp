@@ -315,9 +315,8 @@ Task<Result<runtime::v1::StartContainerResponse>> Containers::start(const std::s
 
 Status Containers::watch_exits() {
   exits_ = UniqueFd(inotify_init1(IN_CLOEXEC | IN_NONBLOCK));
-  if (!exits_ || inotify_add_watch(exits_.get(), node_->folders.exits.c_str(), IN_MOVED_TO | IN_CLOSE_WRITE) < 0) {
-    return status_from_errno(errno, "watch " + node_->folders.exits);
-  }
+  if (!exits_) return status_from_errno(errno, "make an inotify descriptor");
+  if (Status made = make_exits(); !made) return made;
   Result<Watch> watch = host_.watch(exits_.get(), POLLIN, [this](uint32_t) {
     alignas(inotify_event) char buffer[16384];
     for (;;) {
@@ -326,7 +325,10 @@ Status Containers::watch_exits() {
       for (ssize_t at = 0; at < count;) {
         const auto* event = reinterpret_cast<const inotify_event*>(buffer + at);
         at += static_cast<ssize_t>(sizeof *event + event->len);
-        if (event->mask & IN_Q_OVERFLOW) {
+        if (event->mask & IN_IGNORED) {
+          // Somebody emptied the run folder: what ends from now on is told again.
+          if (Status made = make_exits(); !made) host_.error("exit codes will be lost", {{"error", made.message()}});
+        } else if (event->mask & IN_Q_OVERFLOW) {
           for (const auto& [id, entry] : entries_) host_.detach(settle(entry, false));
         } else if (event->len) {
           if (const auto found = entries_.find(std::string_view(event->name)); found != entries_.end())
@@ -337,6 +339,14 @@ Status Containers::watch_exits() {
   });
   if (!watch) return watch.status();
   exits_watch_ = std::move(*watch);
+  return {};
+}
+
+Status Containers::make_exits() {
+  const std::string& folder = node_->folders.exits;
+  if (Status made = files::make_folders(folder); !made) return made;
+  if (inotify_add_watch(exits_.get(), folder.c_str(), IN_MOVED_TO | IN_CLOSE_WRITE | IN_ONLYDIR) < 0)
+    return status_from_errno(errno, "watch " + folder);
   return {};
 }
 

@@ -66,6 +66,8 @@ class Containers {
   Task<Status> run_monitor(EntryPointer entry, const Prepared& prepared, std::chrono::nanoseconds patience);
   Task<Status> run_runtime(EntryPointer entry, std::vector<std::string> arguments);
   Status watch_exits();
+  /// Makes the folder of the exit files, and watches it.
+  Status make_exits();
   void watch_monitor(const EntryPointer& entry);
   void note_kill_beside(const Entry& killed);
   void watch_process(const EntryPointer& entry);

@@ -92,8 +92,6 @@ Command monitor_command(const Node& node, const Prepared& prepared) {
                        folder + "/pid",
                        "--exit-dir",
                        node.folders.exits,
-                       "--persist-dir",
-                       folder,
                        "-l",
                        record.log_path.empty() ? "none" : "k8s-file:" + record.log_path,
                        "--no-sync-log",

@@ -7,11 +7,12 @@
 ///                            /rootfs       where the image's layers, `upper` and `work` are mounted (overlayfs, volatile)
 ///                            /pid          of the first process, written by the OCI runtime
 ///                            /ctl /winsz /attach /oom   conmon's
-///     <state>/exits/<id>                   the exit code, written by conmon; its time is when the container ended
 ///     <state>/oci/<id>/                    the OCI runtime's own state
 ///     <state>/trash/                       what was removed and waits for deletion
+///     <run>/exits/<id>                     the exit code, written by conmon; its time is when the container ended
 ///
-/// All of it is in the state folder, because the run folder may be emptied while containers run.
+/// What is needed while a container runs is in the state folder, because the run folder may be emptied meanwhile. Its exit code comes when
+/// the disk may be full, and a monitor tries only once: that is in the run folder, which is in memory.
 ///
 /// Phases: `creating` is written before anything else is made, so that a crash in between leaves a name to clean up by;
 /// `created` once the OCI runtime has set the container up; `started` once its program was released; `exited`; `removing`.

@@ -130,11 +130,11 @@ Result<Folders> Folders::make(std::string_view state_directory, std::string_view
   Folders folders;
   folders.state = std::string(state_directory);
   folders.containers = folders.state + "/containers";
-  folders.exits = folders.state + "/exits";
   folders.oci = folders.state + "/oci";
   folders.trash = folders.state + "/trash";
   folders.run = std::string(run_directory);
-  for (const std::string* folder : {&folders.containers, &folders.exits, &folders.oci, &folders.trash, &folders.run}) {
+  folders.exits = folders.run + "/exits";
+  for (const std::string* folder : {&folders.containers, &folders.oci, &folders.trash, &folders.run, &folders.exits}) {
     if (Status status = files::make_folders(*folder); !status) return status;
   }
   return folders;

@@ -73,6 +73,17 @@ class LogReading(unittest.TestCase):
         reader.catch_up()
         self.assertIn("doubled", reader.problems[0])
 
+    def test_follows_a_rotated_log(self):
+        reader = self.reader("F tick 0", "F tick 1")
+        self.assertEqual(reader.catch_up(), 2)
+        current = os.path.join(reader.folder, "0.log")
+        with open(current, "a", encoding="utf-8") as file:
+            file.write("2026-01-01T00:00:00.000000000Z stdout F tick 2\n")
+        os.rename(current, current + ".20261120-143000-042")
+        self.reader("F tick 3")
+        self.assertEqual(reader.catch_up(), 4)
+        self.assertEqual(reader.problems, [])
+
 
 class Wire(unittest.TestCase):
     def test_decodes_what_it_encodes(self):

@@ -1,9 +1,9 @@
 """Pods of system tests: their manifests, the image that they run, and what their logs say."""
 
-import glob
 import io
 import json
 import os
+import re
 import subprocess
 import tarfile
 
@@ -87,27 +87,51 @@ def ticking(name, milliseconds=10):
 class LogReader:
     """Follows the log of one container through all its files and checks that its lines are numbered without a gap.
 
-    CRI's format: "TIME STREAM F|P TEXT"; a part (P) is continued by the next entry of the stream.
+    CRI's format: "TIME STREAM F|P TEXT"; a part (P) is continued by the next entry of the stream. A rotated file is known again by its
+    inode; whoever looks less often than twice a rotation finds it compressed, and its lines count as lost.
     """
 
     def __init__(self, folder):
         self.folder = folder
-        self.read = {}
+        self.read = {}  # by inode
         self.parts = ""
         self.expected = 0
         self.problems = []
 
     def catch_up(self):
         """Reads what is new; returns the number of complete lines seen so far."""
-        for path in sorted(glob.glob(os.path.join(self.folder, "*.log"))):
-            with open(path, "rb") as file:
-                file.seek(self.read.get(path, 0))
+        for file in self._open_all():
+            with file:
+                inode = os.fstat(file.fileno()).st_ino
+                file.seek(self.read.get(inode, 0))
                 content = file.read()
-            content = content[:content.rfind(b"\n") + 1]
-            self.read[path] = self.read.get(path, 0) + len(content)
-            for line in content.decode(errors="replace").splitlines():
-                self._take(path, line)
+                content = content[:content.rfind(b"\n") + 1]
+                self.read[inode] = self.read.get(inode, 0) + len(content)
+                for line in content.decode(errors="replace").splitlines():
+                    self._take(file.name, line)
         return self.expected
+
+    def _names(self):
+        """The log files, the oldest first: 0.log.20261120-143000-042, 0.log, 1.log."""
+        found = [re.fullmatch(r"(\d+)\.log(\.[-\d]+)?", name) for name in os.listdir(self.folder)]
+        return [match.group() for match in sorted(filter(None, found), key=lambda one: (int(one.group(1)), one.group(2) or "~"))]
+
+    def _open_all(self):
+        """All files as they stand at one moment: none is renamed between two of them."""
+        while True:
+            files = []
+            try:
+                names = self._names()
+                for name in names:
+                    files.append(open(os.path.join(self.folder, name), "rb"))
+                inodes = [os.fstat(file.fileno()).st_ino for file in files]
+                if names == self._names() and inodes == [os.stat(file.name).st_ino for file in files]:
+                    self.read = {inode: self.read[inode] for inode in inodes if inode in self.read}
+                    return files
+            except FileNotFoundError:
+                pass
+            for file in files:
+                file.close()
 
     def _take(self, path, line):
         fields = line.split(" ", 3)

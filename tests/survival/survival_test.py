@@ -9,6 +9,7 @@ PINTLE_TEST_SEED repeats a run's random choices (each test prints its seed), PIN
 import os
 import random
 import shutil
+import signal
 import subprocess
 import time
 
@@ -154,6 +155,9 @@ class Survival(NodeTest):
         self.addCleanup(subprocess.run, ["umount", "-l", self.node.state], check=False, stderr=subprocess.DEVNULL)
         readers = self.run_ticking_pods(2)
         expected = self.node.picture()
+        self.node.drop(pods.pod("ending", pods.container("one", "sleep"), restart="Never"))
+        sandbox = self.node.wait_for_pods(3)["ending"].sandbox
+        ending = next(one for one in self.node.containers().values() if one.sandbox == sandbox)
         ballast = os.path.join(self.node.state, "ballast")
         with open(ballast, "wb", buffering=0) as file:
             try:
@@ -161,6 +165,9 @@ class Survival(NodeTest):
                     file.write(bytes(4096))
             except OSError:
                 pass
+        os.kill(ending.pid, signal.SIGTERM)
+        wait_for("what ends now is seen", lambda: self.node.pods()["ending"].phase != "Running", 20)
+        self.assertEqual(self.node.pods()["ending"].phase, "Succeeded", "its exit code was lost")
         self.node.drop(pods.ticking("late"))
         late = wait_for("the agent has tried, and says why it could not",
                         lambda: [pod for name, pod in self.node.pods().items() if name == "late" and pod.message], 20)[0]
@@ -172,8 +179,9 @@ class Survival(NodeTest):
         wait_for("it adopts with a full disk", lambda: self.node.picture()[0] >= expected[0], 20)
         os.unlink(ballast)
         self.node.wait_ready()
-        self.node.wait_for_pods(3, 60)
+        wait_for("the late pod runs", lambda: self.node.pods()["late"].is_running(), 60)
         self.assertTrue(self.node.picture()[0] >= expected[0])
+        self.assertEqual(self.node.pods()["ending"].phase, "Succeeded", "a daemon that was killed meanwhile forgot its exit code")
         self.check_logs(readers)
         self.node.remove_pods()
         self.node.stop()
