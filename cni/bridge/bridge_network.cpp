@@ -21,8 +21,6 @@ using netlink::IpPrefix;
 using netlink::Link;
 using netlink::Socket;
 
-/// How a bridge that we made is known as ours.
-constexpr std::string_view kBridgeAlias = "pintle network-bridge";
 constexpr uint32_t kUsualMtu = 1500;
 /// Of the routes that the kernel makes for IPv6 addresses by itself.
 constexpr uint32_t kKernelMetric = 256;
@@ -39,8 +37,6 @@ const Link* find(const std::vector<Link>& links, int index) {
   const auto found = std::find_if(links.begin(), links.end(), [&](const Link& link) { return link.index == index; });
   return found == links.end() ? nullptr : &*found;
 }
-
-bool is_ours(const Link& bridge) { return bridge.alias == kBridgeAlias; }
 
 /// Keeps the first failure of several steps that are all taken.
 void keep_first(Status& first, Status next) {
@@ -122,6 +118,7 @@ Status BridgeNetwork::start() {
   const bool is_known = std::find(registrations->begin(), registrations->end(), own) != registrations->end();
   std::erase_if(*registrations, [&](const Registration& other) { return other.key == key_; });
   if (Status status = check_collisions(*registrations, *links); !status) return status;
+  if (Status status = check_vlan(*registrations, *links); !status) return status;
   if (!is_known) {
     if (Status status = registry_.save(own); !status) return status;
   }
@@ -157,7 +154,15 @@ Status BridgeNetwork::resume() {
   if (Status status = load_attachments(*links); !status) return status;
   const std::vector<std::string> problems = packet_filter_problems(filters_, *registrations, claims(*registrations));
   if (!problems.empty()) return failed_precondition(join(problems));
-  bridge_index_ = bridge->index;
+  bridge_index_ = gateway_index_ = bridge->index;
+  default_vlan_ = bridge->default_vlan;
+  if (config_.vlan != 0) {
+    const Link* gateway = find(*links, config_.gateway_interface());
+    if (!gateway || !gateway->is_up())
+      return failed_precondition("interface " + config_.gateway_interface() + " is not there");
+    gateway_index_ = gateway->index;
+    if (const auto missing = vlan_problems(); !missing.empty()) return failed_precondition(join(missing));
+  }
   mtu_ = config_.mtu != 0 ? config_.mtu : default_mtu();
   started_ = true;
   return Status::ok();
@@ -195,9 +200,12 @@ Status BridgeNetwork::follow_changes() {
   {
     const Turn turn(*this);
     std::set<std::string> links;
+    std::map<int, netlink::PortVlans> ports;  // what was told last of each
     const bool all_routes = route_changes_.drain([&](const nlmsghdr& message) {
       if (std::optional<Link> link = netlink::parse_link(message)) {
         links.insert(std::move(link->name));
+      } else if (std::optional<netlink::PortVlans> port = netlink::parse_port_vlans(message)) {
+        ports.insert_or_assign(port->index, std::move(*port));
       } else {
         concerned = concerned || concerns(message);
       }
@@ -209,28 +217,32 @@ Status BridgeNetwork::follow_changes() {
     });
     concerned = concerned || !all_routes || !all_filters;
     for (const std::string& name : links) concerned = concerned || is_link_wrong(name);
+    for (const auto& [index, port] : ports) concerned = concerned || !has_right_vlans(port);
   }
   return concerned ? converge() : Status::ok();
 }
 
 /// By what it is now: the messages also tell of all that it was while we made it.
 bool BridgeNetwork::is_link_wrong(const std::string& name) {
-  const bool is_bridge = name == config_.bridge;
-  if (!is_bridge && !attachments_.contains(name)) return false;
+  const bool is_bridge = name == config_.bridge, is_gateway = name == config_.gateway_interface();
+  if (!is_bridge && !is_gateway && !attachments_.contains(name)) return false;
   const Result<Link> link = netlink::find_link(routes_, name);
-  return !link || !link->is_up() || (is_bridge ? link->index : link->master) != bridge_index_;
+  if (!link || !link->is_up()) return true;
+  if (is_bridge && config_.vlan != 0 && !link->vlan_filtering) return true;
+  if (is_bridge) return link->index != bridge_index_;
+  return is_gateway ? link->index != gateway_index_ : link->master != bridge_index_;
 }
 
 bool BridgeNetwork::concerns(const nlmsghdr& message) const {
   switch (message.nlmsg_type) {
     case RTM_DELADDR: {
       const auto* header = netlink::payload_header<ifaddrmsg>(message);
-      return header && static_cast<int>(header->ifa_index) == bridge_index_;
+      return header && static_cast<int>(header->ifa_index) == gateway_index_;
     }
     case RTM_DELROUTE: {
       const auto* header = netlink::payload_header<rtmsg>(message);
       return header && header->rtm_type == RTN_UNICAST &&
-             static_cast<int>(netlink::Attributes(message, sizeof *header).u32(RTA_OIF)) == bridge_index_;
+             static_cast<int>(netlink::Attributes(message, sizeof *header).u32(RTA_OIF)) == gateway_index_;
     }
     case RTM_NEWNETCONF: {
       const netlink::Attributes attributes(message, sizeof(netconfmsg));
@@ -253,13 +265,13 @@ Status BridgeNetwork::stop() {
 
 Status BridgeNetwork::check_collisions(const std::vector<Registration>& registrations, const std::vector<Link>& links) {
   for (const Registration& other : registrations) {
-    if (other.bridge == config_.bridge) continue;
+    if (other.bridge == config_.bridge && other.vlan == config_.vlan) continue;
     for (const cni::AddressRange& range : config_.ranges) {
       for (const IpPrefix& subnet : other.subnets) {
         if (!subnet.overlaps(range.subnet)) continue;
         return failed_precondition("podCIDR " + range.subnet.to_string() + " overlaps " + subnet.to_string() +
-                                   " of instance " + other.key + " on bridge " + other.bridge +
-                                   "; take another subnet or the same bridge");
+                                   " of instance " + other.key + " on " + other.gateway_interface() +
+                                   "; take another subnet or the same bridge and VLAN");
       }
     }
   }
@@ -268,10 +280,11 @@ Status BridgeNetwork::check_collisions(const std::vector<Registration>& registra
     return failed_precondition("interface " + config_.bridge +
                                " exists and is no bridge; choose another name for 'bridge'");
   }
+  const Link* gateway = find(links, config_.gateway_interface());
   const Result<std::vector<InterfaceAddress>> addresses = netlink::list_addresses(routes_);
   if (!addresses) return addresses.status();
   for (const InterfaceAddress& address : *addresses) {
-    if (address.is_link_local || (bridge && address.index == bridge->index)) continue;
+    if (address.is_link_local || (gateway && address.index == gateway->index)) continue;
     for (const cni::AddressRange& range : config_.ranges) {
       if (!range.subnet.contains(address.prefix.address())) continue;
       const Link* link = find(links, address.index);
@@ -317,28 +330,49 @@ Status BridgeNetwork::converge_bridge() {
     Batch batch;
     add_bridge(batch, {.name = config_.bridge,
                        .mtu = mtu_,
-                       .hardware_address = netlink::hardware_address_for(config_.ranges.front().gateway.bytes())});
+                       .hardware_address = netlink::hardware_address_for(config_.ranges.front().gateway.bytes()),
+                       .vlan_filtering = config_.vlan != 0});
     change_link(batch, config_.bridge, {.alias = std::string(kBridgeAlias)});
     if (Status status = routes_.send(batch); !status) return status;
     tell("made bridge " + config_.bridge);
     bridge = netlink::find_link(routes_, config_.bridge);
     if (!bridge) return bridge.status();
   }
-  bridge_index_ = bridge->index;
-  // A pod may send router advertisements; the node must not believe them (CVE-2020-10749). Addresses on the bridge are ours alone, and
-  // waiting for duplicates would leave pods without a gateway for a second.
-  const std::string settings = "net/ipv6/conf/" + config_.bridge;
-  Status result = unless_absent(netlink::write_sysctl(settings + "/accept_ra", "0"));
-  keep_first(result, unless_absent(netlink::write_sysctl(settings + "/accept_dad", "0")));
-  if (bridge->is_up()) return result;
-  Batch batch;
-  change_link(batch, bridge->index, {.up = true});
-  keep_first(result, routes_.send(batch));
+  bridge_index_ = gateway_index_ = bridge->index;
+  default_vlan_ = bridge->default_vlan;
+  if (config_.vlan != 0) {
+    if (Status status = converge_vlan(*bridge); !status) return status;
+  }
+  // An administrator's bridge that has a VLAN of ours on top hears nothing of our pods itself.
+  const bool is_heard = config_.vlan == 0 || is_ours(*bridge);
+  Status result = is_heard ? distrust(config_.bridge) : Status::ok();
+  keep_first(result, set_up(config_.bridge));
+  if (config_.vlan == 0) return result;
+  keep_first(result, distrust(config_.gateway_interface()));
+  keep_first(result, set_up(config_.gateway_interface()));
   return result;
 }
 
+/// A pod may send router advertisements; the node must not believe them (CVE-2020-10749). Addresses on the bridge are ours alone, and
+/// waiting for duplicates would leave pods without a gateway for a second.
+Status BridgeNetwork::distrust(const std::string& name) {
+  const std::string settings = "net/ipv6/conf/" + name;
+  Status result = unless_absent(netlink::write_sysctl(settings + "/accept_ra", "0"));
+  keep_first(result, unless_absent(netlink::write_sysctl(settings + "/accept_dad", "0")));
+  return result;
+}
+
+Status BridgeNetwork::set_up(const std::string& name) {
+  const Result<Link> link = netlink::find_link(routes_, name);
+  if (!link) return link.status();
+  if (link->is_up()) return Status::ok();
+  Batch batch;
+  change_link(batch, link->index, {.up = true});
+  return routes_.send(batch);
+}
+
 Status BridgeNetwork::converge_gateways() {
-  const Result<std::vector<InterfaceAddress>> addresses = netlink::list_addresses(routes_, bridge_index_);
+  const Result<std::vector<InterfaceAddress>> addresses = netlink::list_addresses(routes_, gateway_index_);
   if (!addresses) return addresses.status();
   const Result<std::vector<netlink::Route>> routes = netlink::list_routes(routes_);
   if (!routes) return routes.status();
@@ -349,15 +383,15 @@ Status BridgeNetwork::converge_gateways() {
     const bool has_address = std::any_of(addresses->begin(), addresses->end(),
                                          [&](const InterfaceAddress& address) { return address.prefix == gateway; });
     if (!has_address) {
-      add_address(batch, bridge_index_, gateway);
+      add_address(batch, gateway_index_, gateway);
       added.push_back(range.gateway);
     }
     const bool has_route = std::any_of(routes->begin(), routes->end(), [&](const netlink::Route& route) {
-      return route.destination == range.subnet && route.index == bridge_index_ && !route.gateway;
+      return route.destination == range.subnet && route.index == gateway_index_ && !route.gateway;
     });
     if (has_address && !has_route) {
       netlink::Route route{
-          .destination = range.subnet, .gateway = {}, .index = bridge_index_, .protocol = RTPROT_KERNEL};
+          .destination = range.subnet, .gateway = {}, .index = gateway_index_, .protocol = RTPROT_KERNEL};
       if (range.subnet.address().is_v4()) route.source = range.gateway;
       if (range.subnet.address().is_v6()) route.metric = kKernelMetric;
       add_route(batch, route);
@@ -455,16 +489,19 @@ Status BridgeNetwork::release_node() {
   const bool has_ports = bridge && std::any_of(links->begin(), links->end(),
                                                [&](const Link& link) { return link.master == bridge->index; });
   Batch batch;
+  const Link* gateway = find(*links, config_.gateway_interface());
   if (bridge && !shared && is_ours(*bridge) && !has_ports) {
-    delete_link(batch, bridge->index);
-  } else if (bridge) {
-    for (const IpPrefix& gateway : registration_of(key_, config_, directories_.state).gateways) {
+    delete_link(batch, bridge->index);  // a VLAN interface on top of it goes with it
+  } else if (bridge && gateway) {
+    const Registration own = registration_of(key_, config_, directories_.state);
+    for (const IpPrefix& address : own.gateways) {
       const bool used = std::any_of(others->begin(), others->end(), [&](const Registration& other) {
-        return other.bridge == config_.bridge &&
-               std::find(other.gateways.begin(), other.gateways.end(), gateway) != other.gateways.end();
+        return other.shares_wire_with(own) &&
+               std::find(other.gateways.begin(), other.gateways.end(), address) != other.gateways.end();
       });
-      if (!used) delete_address(batch, bridge->index, gateway);
+      if (!used) delete_address(batch, gateway->index, address);
     }
+    release_vlan(batch, *bridge, *links, *others);
   }
   for (Status& status : routes_.send_each(batch)) keep_first(result, unless_absent(std::move(status)));
   if (others->empty()) keep_first(result, registry_.restore_sysctls());
@@ -589,6 +626,7 @@ Status BridgeNetwork::check(const std::string& sandbox, const std::string& name_
   if (!lock) return lock.status();
   const Result<std::vector<Registration>> registrations = registry_.load();
   if (!registrations) return registrations.status();
+  for (std::string& problem : vlan_problems()) problems.push_back(std::move(problem));
   for (std::string& problem : packet_filter_problems(filters_, *registrations, claims(*registrations)))
     problems.push_back(std::move(problem));
   if (problems.empty()) return Status::ok();

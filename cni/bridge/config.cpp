@@ -13,6 +13,7 @@ namespace {
 namespace json = boost::json;
 
 constexpr std::string_view kDefaultSubnet = "10.85.0.0/16";
+constexpr uint16_t kLastVlan = 4094;  // IEEE 802.1Q keeps 0 and 4095
 
 Status wrong(std::string_view key, std::string_view why) {
   return invalid_argument("config of network-bridge, '" + std::string(key) + "': " + std::string(why));
@@ -54,6 +55,10 @@ Status read_switch(const json::object& object, std::string_view key, bool& value
 
 }  // namespace
 
+std::string gateway_interface_name(const std::string& bridge, uint16_t vlan) {
+  return vlan == 0 ? bridge : bridge + "." + std::to_string(vlan);
+}
+
 bool Config::has(int family) const {
   return std::any_of(ranges.begin(), ranges.end(),
                      [family](const cni::AddressRange& range) { return range.subnet.address().family() == family; });
@@ -78,6 +83,13 @@ Result<Config> parse_config(std::string_view text) {
   const uint32_t least = config.has(AF_INET6) ? 1280 : 68;
   if (config.mtu != 0 && config.mtu < least) {
     return wrong("mtu", std::to_string(config.mtu) + " is less than the " + std::to_string(least) + " that IP needs");
+  }
+  if (const json::value* vlan = object.if_contains("vlan")) {
+    config.vlan = vlan->to_number<uint16_t>(error);
+    if (error || config.vlan < 1 || config.vlan > kLastVlan)
+      return wrong("vlan", "a number from 1 to 4094 is expected; leave it out for none");
+    if (Status status = netlink::check_link_name(config.gateway_interface()); !status)
+      return wrong("bridge", status.message() + "; so the pods' gateway in the VLAN is called");
   }
   if (Status status = read_switch(object, "masquerade", config.masquerade); !status) return status;
   if (Status status = read_switch(object, "hairpin", config.hairpin); !status) return status;

@@ -18,6 +18,8 @@ TEST(Config, HasDefaults) {
   EXPECT_EQ(config->ranges[0].gateway.to_string(), "10.85.0.1");
   EXPECT_TRUE(config->masquerade);
   EXPECT_FALSE(config->hairpin);
+  EXPECT_EQ(config->vlan, 0);
+  EXPECT_EQ(config->gateway_interface(), "pintle0");
   EXPECT_FALSE(config->has(AF_INET6));
 }
 
@@ -32,6 +34,13 @@ TEST(Config, TakesOneSubnetOrSeveral) {
   EXPECT_EQ(both->mtu, 1400u);
 }
 
+TEST(Config, TheGatewayOfAVlanIsOnTopOfTheBridge) {
+  Result<Config> config = parse_config(R"({"bridge": "lan0", "vlan": 4094})");
+  ASSERT_TRUE(config);
+  EXPECT_EQ(config->vlan, 4094);
+  EXPECT_EQ(config->gateway_interface(), "lan0.4094");
+}
+
 TEST(Config, ARefusalNamesTheKeyAndTheReason) {
   const std::tuple<const char*, const char*, const char*> cases[] = {
       {R"({"podCIDR": "10.85.0.0"})", "podCIDR", "prefix length"},
@@ -44,6 +53,10 @@ TEST(Config, ARefusalNamesTheKeyAndTheReason) {
       {R"({"mtu": 60})", "mtu", "68"},
       {R"({"podCIDR": "fd00::/64", "mtu": 1000})", "mtu", "1280"},
       {R"({"mtu": -1})", "mtu", "65535"},
+      {R"({"vlan": 0})", "vlan", "1 to 4094"},
+      {R"({"vlan": 4095})", "vlan", "1 to 4094"},
+      {R"({"vlan": "100"})", "vlan", "1 to 4094"},
+      {R"({"bridge": "a-long-bridge", "vlan": 100})", "bridge", "a-long-bridge.100"},
       {R"({"masquerade": "yes"})", "masquerade", "true or false"},
       {R"([])", "config", "object"},
   };

@@ -1,5 +1,6 @@
 #include "cni/bridge/packet_filter.hpp"
 
+#include <linux/netfilter/nf_conntrack_common.h>
 #include <linux/netfilter/nf_nat.h>
 #include <linux/netfilter_ipv4.h>
 #include <net/if.h>
@@ -32,19 +33,47 @@ Rule masquerade_rule(bool ipv6) {
           .comment = "pods to the outside"};
 }
 
-std::set<std::string> bridges_of(const std::vector<Registration>& registrations) {
-  std::set<std::string> bridges;
-  for (const Registration& registration : registrations) bridges.insert(registration.bridge);
-  return bridges;
+/// By which pods' packets come to the node.
+std::set<std::string> interfaces_of(const std::vector<Registration>& registrations) {
+  std::set<std::string> interfaces;
+  for (const Registration& registration : registrations) interfaces.insert(registration.gateway_interface());
+  return interfaces;
 }
 
-std::vector<Rule> accept_rules(const std::set<std::string>& bridges) {
+/// Between VLANs the node is no router: who asks for one wants its pods apart. What is led on by a host port passes, with its answers.
+std::vector<Rule> isolation_rules(const std::vector<Registration>& registrations) {
+  const auto number = [](uint32_t value) {
+    const auto* bytes = reinterpret_cast<const uint8_t*>(&value);
+    return Bytes(bytes, bytes + sizeof value);
+  };
+  std::set<std::string> apart;
+  for (const Registration& registration : registrations) {
+    if (registration.vlan != 0) apart.insert(registration.gateway_interface());
+  }
+  if (apart.empty()) return {};
+  std::vector<Rule> rules = {
+      {.expressions = {Conntrack{.key = NFT_CT_STATUS}, Bitwise{.mask = number(IPS_DST_NAT), .exclusive_or = number(0)},
+                       Compare{.operation = NFT_CMP_NEQ, .data = number(0)}, Verdict{.code = NF_ACCEPT}},
+       .comment = "host ports"}};
+  for (const std::string& one : interfaces_of(registrations)) {
+    for (const std::string& other : interfaces_of(registrations)) {
+      if (one == other || !(apart.contains(one) || apart.contains(other))) continue;
+      rules.push_back({.expressions = {Meta{.key = NFT_META_IIFNAME}, Compare{.data = interface_name(one)},
+                                       Meta{.key = NFT_META_OIFNAME}, Compare{.data = interface_name(other)}, Counter{},
+                                       Verdict{.code = NF_DROP}},
+                       .comment = "another VLAN"});
+    }
+  }
+  return rules;
+}
+
+std::vector<Rule> accept_rules(const std::set<std::string>& interfaces) {
   std::vector<Rule> rules;
-  for (const std::string& bridge : bridges) {
+  for (const std::string& interface : interfaces) {
     for (const uint32_t direction : {NFT_META_IIFNAME, NFT_META_OIFNAME}) {
-      rules.push_back({.expressions = {Meta{.key = direction}, Compare{.data = interface_name(bridge)}, Counter{},
+      rules.push_back({.expressions = {Meta{.key = direction}, Compare{.data = interface_name(interface)}, Counter{},
                                        Verdict{.code = NF_ACCEPT}},
-                       .comment = std::string(kCommentPrefix) + "pods of " + bridge});
+                       .comment = std::string(kCommentPrefix) + "pods of " + interface});
     }
   }
   return rules;
@@ -61,7 +90,7 @@ Result<std::vector<ForeignChain>> foreign_differences(Socket& socket, const std:
                                                       std::set<std::string>& tables) {
   Result<std::vector<BaseChain>> chains = list_base_chains(socket);
   if (!chains) return chains.status();
-  const std::vector<Rule> accepts = accept_rules(bridges_of(registrations));
+  const std::vector<Rule> accepts = accept_rules(interfaces_of(registrations));
   std::vector<ForeignChain> differences;
   for (const BaseChain& chain : *chains) {
     const bool is_forward = chain.hook.number == NF_INET_FORWARD && chain.hook.type == "filter" &&
@@ -139,6 +168,8 @@ Table wanted_table(const std::vector<Registration>& registrations, std::span<con
       {.name = "postrouting",
        .hook = Hook{.type = "nat", .number = NF_INET_POST_ROUTING, .priority = NF_IP_PRI_NAT_SRC, .policy = NF_ACCEPT},
        .rules = {masquerade_rule(false), masquerade_rule(true)}});
+  if (std::vector<Rule> rules = isolation_rules(registrations); !rules.empty())
+    table.chains.push_back({.name = "forward", .hook = Hook{}, .rules = std::move(rules)});
   add_host_ports(table, claims);
   return table;
 }

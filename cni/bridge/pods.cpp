@@ -121,18 +121,22 @@ Status BridgeNetwork::plumb(const Attachment& attachment, int name_space) {
   if (Status status = make_link(attachment, name_space); !status) return status;
   const Result<Link> host = netlink::find_link(routes_, attachment.host_interface);
   if (!host) return host.status();
-  return finish_link(attachment, *host, name_space);
+  return finish_link(attachment, *host, name_space, {default_vlan_});
 }
 
 /// What there is to do once the link is there; does no harm to what has been done.
-Status BridgeNetwork::finish_link(const Attachment& attachment, const Link& host, int name_space) {
+Status BridgeNetwork::finish_link(const Attachment& attachment, const Link& host, int name_space,
+                                  const std::vector<uint16_t>& foreign_vlans) {
   // The bridge takes all that its ports hear, but whoever takes a port off it by hand must not open it to the pod's router
   // advertisements.
   Status status = unless(Code::not_found, netlink::write_sysctl("net/ipv6/conf/" + host.name + "/accept_ra", "0"));
   if (!status) return status;
   Batch batch;
-  if (!host.is_up() || host.master != bridge_index_)
+  if (config_.vlan != 0) {
+    if (status = join_bridge(batch, host, foreign_vlans); !status) return status;
+  } else if (!host.is_up() || host.master != bridge_index_) {
     change_link(batch, host.index, {.up = true, .master = bridge_index_});
+  }
   // Where bridged packets pass the packet filter (br_netfilter), a pod reaches its own host port only over a port that sends back.
   if (config_.hairpin || !attachment.ports.empty()) set_hairpin(batch, host.index, true);
   if (status = routes_.send(batch); !status) return status;
@@ -146,7 +150,7 @@ Status BridgeNetwork::finish_link(const Attachment& attachment, const Link& host
 Status BridgeNetwork::await_reachable(const Attachment& attachment, Socket& pod) {
   if (Status status = netlink::await_operational(routes_, attachment.host_interface); !status) return status;
   // The bridge gets its carrier with its first port.
-  if (Status status = netlink::await_operational(routes_, config_.bridge); !status) return status;
+  if (Status status = netlink::await_operational(routes_, config_.gateway_interface()); !status) return status;
   std::vector<IpAddress> addresses;
   for (const cni::ResultIp& ip : attachment.ips) addresses.push_back(ip.address.address());
   return netlink::await_usable(pod, addresses);
@@ -305,10 +309,18 @@ Status BridgeNetwork::take_off(const Attachment& attachment) {
 
 Status BridgeNetwork::converge_pods(const std::vector<Link>& links) {
   Status result;
+  std::map<int, netlink::PortVlans> ports;
+  if (config_.vlan != 0) {
+    Result<std::vector<netlink::PortVlans>> listed = netlink::list_port_vlans(routes_);
+    if (!listed) return listed.status();
+    for (netlink::PortVlans& port : *listed) ports.emplace(port.index, std::move(port));
+  }
   for (const auto& [name, attachment] : attachments_) {
     const auto link = std::find_if(links.begin(), links.end(),
                                    [&wanted = name](const Link& candidate) { return candidate.name == wanted; });
-    if (link != links.end() && link->is_up() && link->master == bridge_index_) continue;
+    const auto port = link == links.end() ? ports.end() : ports.find(link->index);
+    const bool is_in_vlan = config_.vlan == 0 || (port != ports.end() && has_right_vlans(port->second));
+    if (link != links.end() && link->is_up() && link->master == bridge_index_ && is_in_vlan) continue;
     if (Status status = repair(attachment); !status && result) result = status;
   }
   return result;
@@ -323,7 +335,7 @@ Status BridgeNetwork::repair(const Attachment& attachment) {
   std::string problems;
   for (const std::string& problem : found.problems) problems += (problems.empty() ? "" : "; ") + problem;
   tell("repaired sandbox " + attachment.sandbox + ": " + problems);
-  const Status status = found.has_pod_end ? finish_link(attachment, *found.host, name_space->get())
+  const Status status = found.has_pod_end ? finish_link(attachment, *found.host, name_space->get(), found.foreign_vlans)
                                           : plumb(attachment, name_space->get());
   return status.with_context("repair sandbox " + attachment.sandbox);
 }
@@ -339,6 +351,7 @@ BridgeNetwork::Inspection BridgeNetwork::inspect(const Attachment& attachment) {
   if (host->master != bridge_index_)
     inspection.problems.push_back("link " + host->name + " is not on bridge " + config_.bridge);
   if (!host->is_up()) inspection.problems.push_back("link " + host->name + " is down");
+  if (config_.vlan != 0) inspect_vlans(inspection);
   inspect_pod(attachment, inspection);
   return inspection;
 }

@@ -56,6 +56,10 @@ Result<Registration> read_registration(std::string_view text) {
   if (!gateways) return gateways.status();
   registration.subnets = *subnets;
   registration.gateways = *gateways;
+  if (const json::value* vlan = object.if_contains("vlan")) {
+    registration.vlan = vlan->to_number<uint16_t>(error);
+    if (error) return data_loss("'vlan' is no number of a VLAN");
+  }
   const json::value* masquerade = object.if_contains("masquerade");
   registration.masquerade = !masquerade || !masquerade->is_bool() || masquerade->get_bool();
   return registration;
@@ -66,6 +70,7 @@ Result<Registration> read_registration(std::string_view text) {
 Registration registration_of(const std::string& key, const Config& config, const std::string& state_directory) {
   Registration registration{.key = key,
                             .bridge = config.bridge,
+                            .vlan = config.vlan,
                             .subnets = {},
                             .gateways = {},
                             .masquerade = config.masquerade,
@@ -111,12 +116,13 @@ Result<std::vector<Registration>> Registry::load() {
 }
 
 Status Registry::save(const Registration& registration) {
-  const json::object object{{"key", registration.key},
-                            {"bridge", registration.bridge},
-                            {"subnets", to_json(registration.subnets)},
-                            {"gateways", to_json(registration.gateways)},
-                            {"masquerade", registration.masquerade},
-                            {"stateDirectory", registration.state_directory}};
+  json::object object{{"key", registration.key},
+                      {"bridge", registration.bridge},
+                      {"subnets", to_json(registration.subnets)},
+                      {"gateways", to_json(registration.gateways)},
+                      {"masquerade", registration.masquerade},
+                      {"stateDirectory", registration.state_directory}};
+  if (registration.vlan != 0) object["vlan"] = registration.vlan;
   return files::write_file(instances_.get(), registration.key + ".json", json::serialize(object) + "\n",
                            files::Durability::cached)
       .with_context("register instance " + registration.key);

@@ -23,11 +23,15 @@ namespace pintle::bridge {
 struct Registration {
   std::string key;
   std::string bridge;
+  uint16_t vlan = 0;  ///< 0: none
   std::vector<netlink::IpPrefix> subnets;
-  std::vector<netlink::IpPrefix> gateways;  ///< addresses of the bridge, with the length of their subnet
+  std::vector<netlink::IpPrefix> gateways;  ///< addresses of its gateway interface, with the length of their subnet
   bool masquerade = true;
   std::string state_directory;  ///< of the instance: a registration whose folder has gone is void
   bool operator==(const Registration&) const = default;
+  std::string gateway_interface() const { return gateway_interface_name(bridge, vlan); }
+  /// Whether the two have one bridge and one VLAN of it: their pods reach each other without the node.
+  bool shares_wire_with(const Registration& other) const { return bridge == other.bridge && vlan == other.vlan; }
 };
 
 /// Where an instance keeps the records of its attachments.

@@ -21,7 +21,7 @@ using bridge::BridgeNetwork;
 using bridge::HostPort;
 
 constexpr std::string_view kDataDirectory = "/var/lib/pintle";
-constexpr std::array<std::string_view, 5> kBridgeKeys = {"bridge", "podCIDR", "mtu", "masquerade", "hairpin"};
+constexpr std::array<std::string_view, 6> kBridgeKeys = {"bridge", "podCIDR", "mtu", "masquerade", "hairpin", "vlan"};
 constexpr std::array<std::string_view, 14> kOtherKeys = {
     "cniVersion", "cniVersions", "name",    "type",         "args",      "capabilities", "runtimeConfig",
     "prevResult", "dns",         "dataDir", "disableCheck", "disableGC", "ipam",         "loadOnlyInlinedPlugins"};
@@ -158,7 +158,7 @@ Failure read_bridge_config(const json::object& object, Network& network) {
                !key.starts_with("cni.dev/")) {
       return failure(ErrorCode::unsupported_field,
                      "unknown key '" + std::string(key) +
-                         "'; pintle-cni has bridge, podCIDR, mtu, masquerade, hairpin and dataDir");
+                         "'; pintle-cni has bridge, podCIDR, mtu, masquerade, hairpin, vlan and dataDir");
     }
   }
   const json::value* ipam = object.if_contains("ipam");
@@ -274,12 +274,17 @@ Failure change(const Network& network, const Action& action) {
   if (!opened) return failure_of(opened.status());
   BridgeNetwork& bridge = **opened;
   Status status = unfinished.was_there() ? failed_precondition("an earlier command was killed") : bridge.resume();
-  if (!status) status = bridge.start();
+  bool is_refused = false;
+  if (!status) {
+    status = bridge.start();
+    // A configuration that this node cannot have leaves nothing to be finished.
+    is_refused = !status && !unfinished.was_there();
+  }
   if (status) status = action(bridge);
   bridge.reap();
   const Status stopped = bridge.stop();
   if (status) status = stopped;
-  if (status) unfinished.done();
+  if (status || (is_refused && stopped)) unfinished.done();
   return failure_of(status);
 }
 
@@ -342,7 +347,8 @@ Failure inspect(const Network& network, const Invocation& invocation) {
 
 Failure ask_status(const Network& network) {
   const Result<std::unique_ptr<BridgeNetwork>> bridge = open_network(network);
-  const Status status = bridge ? (*bridge)->look() : bridge.status();
+  Status status = bridge ? (*bridge)->look() : bridge.status();
+  if (status) status = (*bridge)->check_abilities();
   return unless_ok(status, ErrorCode::not_available);
 }
 

@@ -181,6 +181,17 @@ TEST_F(PluginTest, AConfigThatIsWrongIsRefusedBeforeAnythingIsTouched) {
   EXPECT_EQ(machine(), before);
 }
 
+TEST_F(PluginTest, AVlanThatTheKernelCannotHaveIsSaidInTheCondition) {
+  const std::string before = machine();
+  Result<FakeInstance*> instance = node_->try_load(kPlugin, options("net@1", R"({"vlan": 100})"));
+  ASSERT_TRUE(instance) << instance.status().to_string();
+  const Status started = node_->start(**instance);
+  if (started) GTEST_SKIP() << "this kernel has VLANs";
+  EXPECT_THAT(started.message(), HasSubstr("asks for VLAN 100: this kernel"));
+  EXPECT_THAT((*instance)->conditions(), ::testing::Contains(HasSubstr("NetworkReady=False StartFailed")));
+  EXPECT_EQ(machine(), before);
+}
+
 TEST_F(PluginTest, ARetiringInstanceServesItsPodsAndEndsWithTheLast) {
   const std::string before = machine();
   FakeInstance& old = load("net@1", R"({"podCIDR": "10.85.0.0/16"})");

@@ -115,6 +115,20 @@ class PintleCni(unittest.TestCase):
         self.do("STATUS", self.config())
         self.assert_nothing_left()
 
+    @unittest.skipIf(subprocess.run(["unshare", "-n", "sh", "-c", "ip link add b type bridge vlan_filtering 1 && ip link add link b name b.1 type vlan id 1"],
+                                    check=False, capture_output=True).returncode == 0, "this kernel has VLANs")
+    def test_a_vlan_is_refused_where_the_kernel_has_none(self):
+        config, space = self.config(vlan=100), self.space("cni-vlan")
+        for command, arguments in (("ADD", ("c", space)), ("STATUS", ())):
+            code, message = self.refusal(command, config, *arguments)
+            self.assertIn("'vlan' of network-bridge asks for VLAN 100: this kernel", message)
+            self.assertIn("leave 'vlan' out", message)
+            self.assertEqual(code, 50 if command == "STATUS" else 2)
+        self.do("DEL", config, "c", space)
+        self.do("GC", config)
+        self.assertIn("1 to 4094", self.refusal("ADD", self.config(vlan=4095), "c", space)[1])
+        self.assert_nothing_left()
+
     def test_garbage_is_collected_and_the_rest_stays(self):
         for name in ("a", "b", "c"):
             self.do("ADD", self.config(runtimeConfig={"portMappings": [{"hostPort": 9000 + ord(name), "containerPort": 80, "protocol": "tcp"}]}),

@@ -6,7 +6,7 @@
 set -euo pipefail
 folder=$1
 packages=(systemd systemd-sysv dbus udev linux-image-cloud-amd64 kmod iproute2 nftables curl procps busybox-static python3-minimal
-  crun runc conmon ca-certificates stress-ng e2fsprogs
+  crun runc conmon ca-certificates stress-ng e2fsprogs apparmor
   libarchive13 libboost-filesystem1.81.0 libboost-json1.81.0 libcurl4 libelf1 libgrpc++1.51 libgrpc29 libmnl0 libnftnl11 libprotobuf32
   libre2-9 libseccomp2 libspdlog1.10-fmt9 libssl3 libsystemd0 libyaml-0-2 libnghttp2-14 libzstd1)
 mark="$(printf '%s ' "${packages[@]}") $(sha256sum <"$0")"

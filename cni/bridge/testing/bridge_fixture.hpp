@@ -80,8 +80,9 @@ class BridgeTest : public netlink::testing::NamespaceTest {
   }
 
   /// Opens a TCP connection from one namespace to an address of another; returns the client's address as the server
-  /// sees it, or what failed.
-  std::string connect(const std::string& from, const std::string& to, const std::string& address) {
+  /// sees it, or what failed. `listen_on`: the server's own address, where it is not the one that is connected to.
+  std::string connect(const std::string& from, const std::string& to, const std::string& address,
+                      const std::string& listen_on = "") {
     const bool ipv6 = address.find(':') != std::string::npos;
     sockaddr_storage target{};
     socklen_t size = 0;
@@ -98,6 +99,12 @@ class BridgeTest : public netlink::testing::NamespaceTest {
       inet_pton(AF_INET, address.c_str(), &in4->sin_addr);
       size = sizeof *in4;
     }
+    sockaddr_storage own = target;
+    if (!listen_on.empty()) {
+      void* bytes = ipv6 ? static_cast<void*>(&reinterpret_cast<sockaddr_in6*>(&own)->sin6_addr)
+                         : static_cast<void*>(&reinterpret_cast<sockaddr_in*>(&own)->sin_addr);
+      inet_pton(ipv6 ? AF_INET6 : AF_INET, listen_on.c_str(), bytes);
+    }
     const timeval patience{.tv_sec = 1, .tv_usec = 0};
     UniqueFd server, client;
     const auto listen_here = [&] {
@@ -105,7 +112,7 @@ class BridgeTest : public netlink::testing::NamespaceTest {
       const int on = 1;
       setsockopt(server.get(), SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
       setsockopt(server.get(), SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof patience);
-      EXPECT_EQ(bind(server.get(), reinterpret_cast<sockaddr*>(&target), size), 0) << strerror(errno);
+      EXPECT_EQ(bind(server.get(), reinterpret_cast<sockaddr*>(&own), size), 0) << strerror(errno);
       EXPECT_EQ(listen(server.get(), 1), 0);
     };
     const auto open_client = [&] {

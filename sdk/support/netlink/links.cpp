@@ -109,6 +109,12 @@ std::optional<Link> parse_link(const nlmsghdr& message) {
   if (information.text(IFLA_INFO_SLAVE_KIND) == "bridge") {
     link.hairpin = Attributes(information.get(IFLA_INFO_SLAVE_DATA)).u8(IFLA_BRPORT_MODE) != 0;
   }
+  const Attributes data(information.get(IFLA_INFO_DATA));
+  if (link.kind == "bridge") {
+    link.vlan_filtering = data.u8(IFLA_BR_VLAN_FILTERING) != 0;
+    link.default_vlan = data.u16(IFLA_BR_VLAN_DEFAULT_PVID);
+  }
+  if (link.kind == "vlan") link.vlan = data.u16(IFLA_VLAN_ID);
   return link;
 }
 
@@ -146,6 +152,36 @@ void add_bridge(Batch& batch, const BridgeSpec& spec) {
   if (spec.hardware_address) batch.put(IFLA_ADDRESS, *spec.hardware_address);
   const size_t information = batch.begin_nest(IFLA_LINKINFO);
   batch.put_text(IFLA_INFO_KIND, "bridge");
+  if (spec.vlan_filtering) {
+    const size_t data = batch.begin_nest(IFLA_INFO_DATA);
+    batch.put_u8(IFLA_BR_VLAN_FILTERING, 1);
+    batch.end_nest(data);
+  }
+  batch.end_nest(information);
+}
+
+void set_vlan_filtering(Batch& batch, int bridge_index, bool filtering) {
+  const ifinfomsg header{.ifi_family = AF_UNSPEC, .ifi_index = bridge_index};
+  batch.begin(RTM_NEWLINK, 0, header, "set VLAN filtering of bridge " + std::to_string(bridge_index));
+  const size_t information = batch.begin_nest(IFLA_LINKINFO);
+  batch.put_text(IFLA_INFO_KIND, "bridge");
+  const size_t data = batch.begin_nest(IFLA_INFO_DATA);
+  batch.put_u8(IFLA_BR_VLAN_FILTERING, filtering ? 1 : 0);
+  batch.end_nest(data);
+  batch.end_nest(information);
+}
+
+void add_vlan(Batch& batch, const std::string& name, int link_index, uint16_t vlan, uint32_t mtu) {
+  const ifinfomsg header{.ifi_family = AF_UNSPEC};
+  batch.begin(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, header, "create VLAN interface " + name);
+  batch.put_text(IFLA_IFNAME, name);
+  batch.put_u32(IFLA_LINK, static_cast<uint32_t>(link_index));
+  if (mtu != 0) batch.put_u32(IFLA_MTU, mtu);
+  const size_t information = batch.begin_nest(IFLA_LINKINFO);
+  batch.put_text(IFLA_INFO_KIND, "vlan");
+  const size_t data = batch.begin_nest(IFLA_INFO_DATA);
+  batch.put_u16(IFLA_VLAN_ID, vlan);
+  batch.end_nest(data);
   batch.end_nest(information);
 }
 

@@ -35,6 +35,9 @@ struct Link {
   int peer = 0;                 ///< index of the other end (of a veth), in the peer's namespace
   bool peer_elsewhere = false;  ///< the other end is in another network namespace
   bool hairpin = false;         ///< of a bridge port
+  bool vlan_filtering = false;  ///< of a bridge
+  uint16_t default_vlan = 0;    ///< of a bridge: what its ports are in by themselves (default_pvid)
+  uint16_t vlan = 0;            ///< of a link of kind "vlan", on top of the link `peer`
   bool operational = false;     ///< what is sent over it now is not lost (IF_OPER_UP)
   bool is_up() const;
 };
@@ -51,9 +54,15 @@ struct BridgeSpec {
   std::string name;
   uint32_t mtu = 0;                                 ///< 0: the kernel's default
   std::optional<HardwareAddress> hardware_address;  ///< set: does not change when ports come and go
+  bool vlan_filtering = false;                      ///< its ports hear only the VLANs that they are in
 };
 /// ALREADY_EXISTS if the name is taken.
 void add_bridge(Batch& batch, const BridgeSpec& spec);
+/// UNIMPLEMENTED where the kernel was built without.
+void set_vlan_filtering(Batch& batch, int bridge_index, bool filtering);
+/// A link that hears and sends the frames of one VLAN on another link. ALREADY_EXISTS if the name is taken, UNIMPLEMENTED where the kernel
+/// was built without (8021q).
+void add_vlan(Batch& batch, const std::string& name, int link_index, uint16_t vlan, uint32_t mtu);
 
 struct VethSpec {
   std::string name;

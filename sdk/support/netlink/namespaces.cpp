@@ -24,17 +24,29 @@ Result<UniqueFd> open_namespace(const std::string& path) {
   return fd;
 }
 
-Status run_in_namespace(int name_space, const std::function<Status()>& function) {
+namespace {
+
+/// `enter` is a system call's answer.
+Status run_elsewhere(const std::function<int()>& enter, const std::function<Status()>& function) {
   Status result;
   try {
     std::thread([&] {
-      result =
-          setns(name_space, CLONE_NEWNET) == 0 ? function() : status_from_errno(errno, "enter the network namespace");
+      result = enter() == 0 ? function() : status_from_errno(errno, "enter the network namespace");
     }).join();
   } catch (const std::system_error& error) {
     return status_from_errno(error.code().value(), "start a thread for the network namespace");
   }
   return result;
+}
+
+}  // namespace
+
+Status run_in_namespace(int name_space, const std::function<Status()>& function) {
+  return run_elsewhere([name_space] { return setns(name_space, CLONE_NEWNET); }, function);
+}
+
+Status run_in_new_namespace(const std::function<Status()>& function) {
+  return run_elsewhere([] { return unshare(CLONE_NEWNET); }, function);
 }
 
 Status write_sysctl(std::string_view path, std::string_view value) {

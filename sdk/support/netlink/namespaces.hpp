@@ -22,6 +22,8 @@ Result<UniqueFd> open_namespace(const std::string& path);
 /// Runs the function on a thread inside of the namespace and waits for it. Costs some 0.05 ms. What the function opens
 /// (sockets, monitors) stays bound to that namespace. The function must not throw.
 Status run_in_namespace(int name_space, const std::function<Status()>& function);
+/// The same in a new, empty namespace, which goes with all that was made there: what a kernel can do is tried without a trace.
+Status run_in_new_namespace(const std::function<Status()>& function);
 
 /// Writes "net/ipv4/ip_forward" and the like (below /proc/sys), in the network namespace of the calling thread.
 /// NOT_FOUND if the kernel has no such setting (IPv6 switched off).

@@ -90,6 +90,8 @@ class Attributes {
   bool has(uint16_t attribute) const { return !get(attribute).empty(); }
   /// The attribute's payload; empty if there is none.
   std::span<const uint8_t> get(uint16_t attribute) const;
+  /// The payloads of all attributes of that type, in their order.
+  std::vector<std::span<const uint8_t>> all(uint16_t attribute) const;
   uint32_t u32(uint16_t attribute, uint32_t absent = 0) const;
   uint16_t u16(uint16_t attribute, uint16_t absent = 0) const;
   uint8_t u8(uint16_t attribute, uint8_t absent = 0) const;

@@ -113,17 +113,31 @@ Attributes::Attributes(const nlmsghdr& message, size_t offset) {
 
 Attributes::Attributes(std::span<const uint8_t> bytes) : bytes_(bytes) {}
 
-std::span<const uint8_t> Attributes::get(uint16_t attribute) const {
-  std::span<const uint8_t> rest = bytes_;
+/// The next attribute of that type, which is taken off `rest` with all before it; an empty pointer at the end.
+static std::span<const uint8_t> take_next(std::span<const uint8_t>& rest, uint16_t attribute) {
   while (rest.size() >= sizeof(nlattr)) {
     nlattr header;
     std::memcpy(&header, rest.data(), sizeof header);
     if (header.nla_len < sizeof header || header.nla_len > rest.size()) break;
-    if ((header.nla_type & NLA_TYPE_MASK) == attribute)
-      return rest.subspan(sizeof header, header.nla_len - sizeof header);
+    const auto payload = rest.subspan(sizeof header, header.nla_len - sizeof header);
     rest = rest.subspan(std::min<size_t>(MNL_ALIGN(header.nla_len), rest.size()));
+    if ((header.nla_type & NLA_TYPE_MASK) == attribute) return payload;
   }
   return {};
+}
+
+std::span<const uint8_t> Attributes::get(uint16_t attribute) const {
+  std::span<const uint8_t> rest = bytes_;
+  return take_next(rest, attribute);
+}
+
+std::vector<std::span<const uint8_t>> Attributes::all(uint16_t attribute) const {
+  std::vector<std::span<const uint8_t>> found;
+  std::span<const uint8_t> rest = bytes_;
+  for (auto payload = take_next(rest, attribute); payload.data(); payload = take_next(rest, attribute)) {
+    found.push_back(payload);
+  }
+  return found;
 }
 
 uint32_t Attributes::u32(uint16_t attribute, uint32_t absent) const {
