@@ -1,18 +1,15 @@
 #include "sdk/support/certificates/certificates.hpp"
 
 #include <arpa/inet.h>
-#include <openssl/bio.h>
 #include <openssl/err.h>
-#include <openssl/evp.h>
 #include <openssl/pem.h>
 #include <openssl/rand.h>
-#include <openssl/x509.h>
-#include <openssl/x509v3.h>
 
 #include <algorithm>
 #include <array>
 #include <ctime>
-#include <memory>
+
+#include "sdk/support/certificates/openssl_handles.hpp"
 
 namespace pintle::certificates {
 
@@ -22,18 +19,11 @@ constexpr std::chrono::hours kAuthorityLife(24 * 365 * 10);
 constexpr std::chrono::minutes kLateClocks(5);
 constexpr size_t kLongestName = 64;  // ub-common-name, ub-organization-name
 
-template <auto Free>
-struct Freed {
-  template <class T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
-using Key = std::unique_ptr<EVP_PKEY, Freed<EVP_PKEY_free>>;
-using Certificate = std::unique_ptr<X509, Freed<X509_free>>;
-using Bio = std::unique_ptr<BIO, Freed<BIO_free_all>>;
-using Names = std::unique_ptr<GENERAL_NAMES, Freed<GENERAL_NAMES_free>>;
-using Extension = std::unique_ptr<X509_EXTENSION, Freed<X509_EXTENSION_free>>;
+using openssl::Bio;
+using openssl::Certificate;
+using openssl::Extension;
+using openssl::Key;
+using openssl::Names;
 
 /// What OpenSSL says went wrong. It may name files and fields; it holds no secrets.
 Status openssl_error(const std::string& what) {
@@ -128,7 +118,7 @@ Result<Certificate> begin(EVP_PKEY* key, Time now, std::chrono::seconds life) {
   std::array<unsigned char, 16> serial;
   if (!certificate || RAND_bytes(serial.data(), serial.size()) != 1) return openssl_error("begin a certificate");
   serial[0] = static_cast<unsigned char>((serial[0] & 0x7f) | 0x40);  // positive, and never zero
-  const std::unique_ptr<BIGNUM, Freed<BN_free>> number(BN_bin2bn(serial.data(), serial.size(), nullptr));
+  const openssl::Number number(BN_bin2bn(serial.data(), serial.size(), nullptr));
   BN_to_ASN1_INTEGER(number.get(), X509_get_serialNumber(certificate.get()));
   X509_set_version(certificate.get(), X509_VERSION_3);
   const auto back = std::min<std::chrono::seconds>(kLateClocks, life / 20);
@@ -262,8 +252,8 @@ Status check(const Pair& pair, const std::string& authority_certificate, Use use
   }
   Result<Certificate> authority = parse_certificate(authority_certificate);
   if (!authority) return authority.status().with_context("the authority");
-  const std::unique_ptr<X509_STORE, Freed<X509_STORE_free>> trusted(X509_STORE_new());
-  const std::unique_ptr<X509_STORE_CTX, Freed<X509_STORE_CTX_free>> context(X509_STORE_CTX_new());
+  const openssl::Store trusted(X509_STORE_new());
+  const openssl::StoreContext context(X509_STORE_CTX_new());
   X509_STORE_add_cert(trusted.get(), authority->get());
   if (!X509_STORE_CTX_init(context.get(), trusted.get(), certificate->get(), nullptr))
     return openssl_error("check a certificate");

@@ -1,13 +1,13 @@
 #include "sdk/support/http_server/tls.hpp"
 
-#include <openssl/bio.h>
 #include <openssl/err.h>
 #include <openssl/pem.h>
-#include <openssl/x509.h>
 #include <sys/socket.h>
 
 #include <algorithm>
 #include <cerrno>
+
+#include "sdk/support/certificates/openssl_handles.hpp"
 
 namespace pintle::http {
 
@@ -16,16 +16,9 @@ namespace {
 constexpr unsigned char kProtocols[] = {8, 'h', 't', 't', 'p', '/', '1', '.', '1'};
 constexpr size_t kMostAtOnce = 16 << 10;
 
-template <auto Free>
-struct Freed {
-  template <class T>
-  void operator()(T* object) const {
-    Free(object);
-  }
-};
-using Certificate = std::unique_ptr<X509, Freed<X509_free>>;
-using Key = std::unique_ptr<EVP_PKEY, Freed<EVP_PKEY_free>>;
-using Bio = std::unique_ptr<BIO, Freed<BIO_free_all>>;
+using openssl::Bio;
+using openssl::Certificate;
+using openssl::Key;
 
 Bio memory(const std::string& text) { return Bio(BIO_new_mem_buf(text.data(), static_cast<int>(text.size()))); }
 int no_passphrase(char*, int, int, void*) { return 0; }
