@@ -1,6 +1,5 @@
 #include "cri/pod_usage.hpp"
 
-#include <charconv>
 #include <sstream>
 
 #include "sdk/support/files/files.hpp"
@@ -27,25 +26,6 @@ std::string cgroup_of_process(int pid) {
 
 }  // namespace
 
-std::vector<InterfaceUsage> parse_interfaces(std::string_view text) {
-  std::vector<InterfaceUsage> interfaces;
-  std::istringstream lines{std::string(text)};
-  for (std::string line; std::getline(lines, line);) {
-    const size_t colon = line.find(':');
-    if (colon == std::string::npos) continue;  // the two lines of the table's head
-    InterfaceUsage usage;
-    const size_t begin = line.find_first_not_of(' ');
-    usage.name = line.substr(begin, colon - begin);
-    std::istringstream numbers(line.substr(colon + 1));
-    uint64_t ignored = 0;
-    numbers >> usage.received_bytes >> ignored >> usage.received_errors;
-    for (int i = 0; i < 5; ++i) numbers >> ignored;
-    numbers >> usage.sent_bytes >> ignored >> usage.sent_errors;
-    if (numbers && usage.name != "lo") interfaces.push_back(std::move(usage));
-  }
-  return interfaces;
-}
-
 PodUsage measure_pod(const PodToMeasure& pod) {
   PodUsage usage;
   if (const Result<cgroup::Layout> layout = cgroup::Layout::detect(); layout) {
@@ -65,7 +45,7 @@ PodUsage measure_pod(const PodToMeasure& pod) {
   for (const int pid : pod.pids) {
     if (!pod.has_own_network || !usage.interfaces.empty()) break;
     if (const auto text = files::read_file("/proc/" + std::to_string(pid) + "/net/dev", 1u << 20); text)
-      usage.interfaces = parse_interfaces(*text);
+      usage.interfaces = proc::parse_interfaces(*text);
   }
   return usage;
 }

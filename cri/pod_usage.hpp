@@ -8,10 +8,10 @@
 
 #include <optional>
 #include <string>
-#include <string_view>
 #include <vector>
 
 #include "sdk/support/cgroup/cgroup.hpp"
+#include "sdk/support/proc/interfaces.hpp"
 
 namespace pintle::cri {
 
@@ -21,20 +21,12 @@ struct PodToMeasure {
   bool has_own_network = false;  ///< else the node's network is not the pod's to report
 };
 
-struct InterfaceUsage {
-  std::string name;
-  uint64_t received_bytes = 0, received_errors = 0, sent_bytes = 0, sent_errors = 0;
-};
-
 struct PodUsage {
   std::optional<cgroup::Stats> whole;  ///< of the pod's cgroup
   uint64_t processes = 0;
-  std::vector<InterfaceUsage> interfaces;  ///< without the loopback
+  std::vector<proc::InterfaceCounters> interfaces;  ///< without the loopback
 };
 
 PodUsage measure_pod(const PodToMeasure& pod);
-
-/// The text of /proc/PID/net/dev.
-std::vector<InterfaceUsage> parse_interfaces(std::string_view text);
 
 }  // namespace pintle::cri

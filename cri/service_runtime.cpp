@@ -447,7 +447,7 @@ api::PodSandboxStats RuntimeServer::pod_stats(const Sandbox& sandbox, const PodU
   if (!usage.interfaces.empty()) {
     linux_stats->mutable_network()->set_timestamp(now);
     const std::string& own = sandbox.record.attachment().interface_name();
-    for (const InterfaceUsage& one : usage.interfaces) {
+    for (const proc::InterfaceCounters& one : usage.interfaces) {
       const bool is_default = one.name == own || (own.empty() && &one == &usage.interfaces.front());
       api::NetworkInterfaceUsage& out = is_default ? *linux_stats->mutable_network()->mutable_default_interface()
                                                    : *linux_stats->mutable_network()->add_interfaces();

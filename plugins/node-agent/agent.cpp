@@ -25,13 +25,6 @@ std::string value_of(const Map& map, const char* key) {
   return found == map.end() ? std::string() : found->second;
 }
 
-/// Uids become names of folders: of what the runtime tells only real ones count.
-bool is_uid(std::string_view uid) {
-  return !uid.empty() && uid.size() <= 64 && std::all_of(uid.begin(), uid.end(), [](char c) {
-    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || c == '-';
-  });
-}
-
 int64_t now_nanoseconds() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(WallClock::now().time_since_epoch()).count();
 }
@@ -74,6 +67,7 @@ Agent::Agent(Host& host, AgentSettings settings)
                    host.histogram("node_agent_pod_start_seconds", "From the manifest to all containers running.",
                                   {0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10})},
       web_(host),
+      storage_(host),
       folder_(settings_.manifests, std::string(host.node())),
       url_(host, web_, settings_.url, std::string(host.node()), settings_.state_folder),
       posted_(host, settings_.state_folder),
@@ -104,6 +98,7 @@ Agent::Agent(Host& host, AgentSettings settings)
     host_.post([this] { reconsider_refused(); });
   };
   context_.web = &web_;
+  context_.storage = &storage_;
 }
 
 void Agent::bind(cri::RuntimeServiceStub runtime, cri::ImageServiceStub images) {

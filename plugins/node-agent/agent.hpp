@@ -49,6 +49,7 @@
 #include "plugins/node-agent/node_shutdown.hpp"
 #include "plugins/node-agent/pod_worker.hpp"
 #include "plugins/node-agent/posted_manifests.hpp"
+#include "plugins/node-agent/storage_meter.hpp"
 #include "plugins/node-agent/url_manifests.hpp"
 #include "sdk/support/files/files.hpp"
 
@@ -147,6 +148,7 @@ class Agent {
   cri::ImageServiceStub images_;
   files::Lock lock_;
   WebClient web_;
+  StorageMeter storage_;
   ManifestFolder folder_;
   UrlManifests url_;
   PostedManifests posted_;

@@ -208,4 +208,10 @@ Result<WantedPod> from_record(std::string_view record) {
   return pod;
 }
 
+bool is_uid(std::string_view uid) {
+  return !uid.empty() && uid.size() <= 64 && std::all_of(uid.begin(), uid.end(), [](char c) {
+    return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f') || c == '-';
+  });
+}
+
 }  // namespace pintle::agent

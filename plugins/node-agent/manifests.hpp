@@ -66,6 +66,8 @@ bool is_empty_list(const std::string& text, const std::string& origin);
 /// A wanted pod as a record on disk, and back: what was accepted is remembered while its file is broken.
 std::string to_record(const WantedPod& pod);
 Result<WantedPod> from_record(std::string_view record);
+/// Uids become names of folders: of what the runtime tells only real ones count.
+bool is_uid(std::string_view uid);
 
 /// What a pod asks for that this release does not do yet: "probes are not supported yet". The closed list of all such fields.
 api::Problems find_unsupported(const core::Pod& pod);

@@ -180,7 +180,10 @@ Task<bool> NodePressure::relieve() {
 
 Task<bool> NodePressure::evict_for(Threshold threshold) {
   const DiskParts parts = parts_of(threshold.signal);
-  Task<std::vector<PodUse>> measuring = measure_pods(context_, active_pods(), is_of_disk(threshold.signal));
+  // What was evicted or written since the last walk decides who is next.
+  std::optional<std::chrono::nanoseconds> storage;
+  if (is_of_disk(threshold.signal)) storage.emplace(0);
+  Task<std::vector<PodUse>> measuring = measure_pods(context_, active_pods(), storage);
   std::vector<PodUse> uses = co_await std::move(measuring);
   const std::vector<PodUse> order = in_order_of_eviction(std::move(uses), threshold.signal, parts);
   if (order.empty()) {
@@ -237,7 +240,7 @@ Task<bool> NodePressure::keep_storage_limits() {
   std::erase_if(pods, [](const std::shared_ptr<const WantedPod>& pod) { return !has_storage_limit(*pod->pod); });
   if (pods.empty()) co_return false;
   const Clock::time_point begun = Clock::now();
-  Task<std::vector<PodUse>> measuring = measure_pods(context_, std::move(pods), true);
+  Task<std::vector<PodUse>> measuring = measure_pods(context_, std::move(pods), settings_.housekeeping);
   const std::vector<PodUse> uses = co_await std::move(measuring);
   // Large volumes are walked less often.
   storage_due_ = Clock::now() + kWalkShare * (Clock::now() - begun);

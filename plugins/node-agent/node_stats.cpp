@@ -9,15 +9,16 @@
 
 #include "cri/api.pintle.hpp"
 #include "plugins/node-agent/pod_worker.hpp"
+#include "plugins/node-agent/storage_meter.hpp"
 #include "sdk/support/cgroup/cgroup.hpp"
 #include "sdk/support/files/files.hpp"
+#include "sdk/support/proc/interfaces.hpp"
 
 namespace pintle::agent {
 
 namespace {
 
 constexpr std::chrono::seconds kPatience{10};
-constexpr std::chrono::minutes kWalkIsFresh{1};
 
 int64_t now_nanoseconds() {
   return std::chrono::duration_cast<std::chrono::nanoseconds>(WallClock::now().time_since_epoch()).count();
@@ -57,15 +58,20 @@ FilesystemStats filesystem_of(const std::string& folder, int64_t now) {
 }
 
 /// A tree's own size on its file system.
-FilesystemStats tree_of(const std::string& folder, const std::string& name, int64_t now) {
-  FilesystemStats stats = filesystem_of(folder + "/" + name, now);
-  Result<files::Descriptor> opened = files::open_folder(folder);
-  if (!opened) return stats;
-  const files::Usage usage = files::measure_tree(opened->get(), name);
-  stats.time = now;
-  stats.used = usage.bytes;
-  stats.inodes_used = usage.inodes;
+FilesystemStats tree_of(const std::string& path, const PodStorage::Tree& tree, int64_t time) {
+  FilesystemStats stats = filesystem_of(path, time);
+  stats.time = time;
+  stats.used = tree.bytes;
+  stats.inodes_used = tree.inodes;
   return stats;
+}
+
+std::vector<InterfaceStats> node_interfaces(const std::string& net_dev) {
+  std::vector<InterfaceStats> interfaces;
+  for (const proc::InterfaceCounters& one : proc::parse_interfaces(net_dev))
+    interfaces.push_back({one.name, one.received_bytes, one.received_errors, one.sent_bytes, one.sent_errors,
+                          one.received_packets, one.sent_packets});
+  return interfaces;
 }
 
 /// The interface of the default route, from /proc/net/route.
@@ -177,26 +183,6 @@ void read_memory(std::string_view meminfo, std::string_view vmstat, NodeUsage& n
   usage.major_page_faults = number_after(vmstat, "pgmajfault");
 }
 
-std::vector<InterfaceStats> read_interfaces(std::string_view net_dev) {
-  std::vector<InterfaceStats> interfaces;
-  std::istringstream lines{std::string(net_dev)};
-  for (std::string line; std::getline(lines, line);) {
-    const size_t colon = line.find(':');
-    if (colon == std::string::npos) continue;  // the two lines of the table's head
-    InterfaceStats one;
-    one.name = line.substr(line.find_first_not_of(' '), colon - line.find_first_not_of(' '));
-    std::istringstream numbers(line.substr(colon + 1));
-    uint64_t received = 0, sent = 0, ignored = 0;
-    numbers >> one.received_bytes >> received >> one.received_errors;
-    for (int i = 0; i < 5; ++i) numbers >> ignored;
-    numbers >> one.sent_bytes >> sent >> one.sent_errors;
-    one.received_packets = received;
-    one.sent_packets = sent;
-    if (numbers && one.name != "lo") interfaces.push_back(std::move(one));
-  }
-  return interfaces;
-}
-
 Task<Status> StatsGatherer::ask_runtime(NodeStats& stats, bool only_cpu_and_memory, std::string& image_folder) {
   cri::ListPodSandboxStatsRequest ask_stats;
   auto asking_stats = context_.runtime->ListPodSandboxStats(ask_stats, {.timeout = kPatience});
@@ -251,15 +237,30 @@ Task<Result<NodeStats>> StatsGatherer::gather(bool only_cpu_and_memory) {
 
   struct Work {
     NodeStats stats;
-    std::map<std::string, Walk> walks;
-    std::string state_folder, log_folder, image_folder;
+    std::map<std::string, StoragePlace> places;  ///< by uid
+    std::map<std::string, PodStorage> storage;
+    std::string state_folder, image_folder;
     CgroupSettings cgroups;
     bool only_cpu_and_memory;
   };
-  Work work{std::move(stats),        walks_,
-            context_.files.folder(), context_.node.log_folder,
-            std::move(image_folder), context_.node.cgroups,
+  Work work{std::move(stats),   {}, {}, context_.files.folder(), std::move(image_folder), context_.node.cgroups,
             only_cpu_and_memory};
+  if (!only_cpu_and_memory) {
+    std::vector<StoragePlace> places;
+    for (const PodUsage& pod : work.stats.pods) {
+      // Others may have pods here too, with uids and names of any form.
+      if (!is_uid(pod.uid)) continue;
+      StoragePlace place{pod.uid,
+                         context_.files.volumes_folder(pod.uid),
+                         context_.node.log_folder + "/" + pod.namespace_name + "_" + pod.name + "_" + pod.uid,
+                         {}};
+      for (const ContainerUsage& container : pod.containers) place.containers.push_back(container.name);
+      work.places[pod.uid] = place;
+      places.push_back(std::move(place));
+    }
+    auto walking = context_.storage->measure(std::move(places), StorageMeter::kOldest);
+    work.storage = co_await std::move(walking);
+  }
   const auto measure = [](Work& of) {
     const int64_t now = now_nanoseconds();
     NodeUsage& node = of.stats.node;
@@ -275,7 +276,7 @@ Task<Result<NodeStats>> StatsGatherer::gather(bool only_cpu_and_memory) {
       }
     }
     if (of.only_cpu_and_memory) return;
-    node.interfaces = read_interfaces(text_of("/proc/net/dev"));
+    node.interfaces = node_interfaces(text_of("/proc/net/dev"));
     put_first(node.interfaces, default_interface(text_of("/proc/net/route")));
     node.root = filesystem_of(of.state_folder, now);
     const std::string load = text_of("/proc/loadavg");
@@ -297,43 +298,32 @@ Task<Result<NodeStats>> StatsGatherer::gather(bool only_cpu_and_memory) {
       images.inodes = found.inodes;
       images.inodes_free = found.inodes_free;
     }
-    const auto moment = std::chrono::steady_clock::now();
-    std::map<std::string, Walk> walks;
     for (PodUsage& pod : of.stats.pods) {
       // CRI counts no packets: they stand where the runtime has its other numbers from.
       if (const auto pids = layout && !pod.cgroup.empty() && !pod.interfaces.empty()
                                 ? layout->processes(pod.cgroup)
                                 : Result<std::vector<pid_t>>(not_found("")))
-        for (const InterfaceStats& known :
-             pids->empty() ? std::vector<InterfaceStats>()
-                           : read_interfaces(text_of("/proc/" + std::to_string(pids->front()) + "/net/dev")))
+        for (const proc::InterfaceCounters& known :
+             pids->empty() ? std::vector<proc::InterfaceCounters>()
+                           : proc::parse_interfaces(text_of("/proc/" + std::to_string(pids->front()) + "/net/dev")))
           for (InterfaceStats& one : pod.interfaces)
             if (one.name == known.name) {
               one.received_packets = known.received_packets;
               one.sent_packets = known.sent_packets;
             }
-      const auto before = of.walks.find(pod.uid);
-      const bool fresh = before != of.walks.end() && moment - before->second.when < kWalkIsFresh;
-      Walk& walk = walks[pod.uid];
-      if (fresh) {
-        walk = before->second;
-      } else {
-        walk.when = moment;
-        const std::string volumes = of.state_folder + "/pods/" + pod.uid + "/volumes";
-        if (Result<files::Descriptor> folder = files::open_folder(volumes))
-          if (const auto names = files::list_folder(folder->get()))
-            for (const std::string& name : *names) walk.volumes[name] = tree_of(volumes, name, now);
-      }
-      const std::string logs = of.log_folder + "/" + pod.namespace_name + "_" + pod.name + "_" + pod.uid;
       for (ContainerUsage& container : pod.containers) {
-        if (!walk.logs.contains(container.name)) walk.logs[container.name] = tree_of(logs, container.name, now);
-        container.logs = walk.logs[container.name];
         container.root.capacity = of.stats.image_filesystem ? of.stats.image_filesystem->capacity : std::nullopt;
         container.root.available = of.stats.image_filesystem ? of.stats.image_filesystem->available : std::nullopt;
       }
-      pod.volumes = walk.volumes;
+      const auto found = of.storage.find(pod.uid);
+      if (found == of.storage.end()) continue;
+      const PodStorage& storage = found->second;
+      for (const auto& [name, tree] : storage.volumes)
+        pod.volumes[name] = tree_of(of.places[pod.uid].volumes_folder + "/" + name, tree, storage.time);
+      for (ContainerUsage& container : pod.containers)
+        if (const auto logs = storage.logs.find(container.name); logs != storage.logs.end())
+          container.logs = tree_of(of.places[pod.uid].log_folder + "/" + container.name, logs->second, storage.time);
     }
-    of.walks = std::move(walks);
   };
   auto run = [work = std::move(work), measure]() mutable {
     measure(work);
@@ -341,7 +331,6 @@ Task<Result<NodeStats>> StatsGatherer::gather(bool only_cpu_and_memory) {
   };
   auto running = host_.blocking(std::move(run));
   Work done = co_await std::move(running);
-  walks_ = std::move(done.walks);
   co_return std::move(done.stats);
 }
 

@@ -6,9 +6,8 @@
 ///             /proc, file systems, sizes of volumes and logs ---------+--> NodeStats --> summary_json (/stats/summary, pintle top)
 ///                                                                                  \--> metrics (stats_metrics.hpp)
 ///
-/// Counters (CPU time, network) only grow; who wants rates compares two answers. Walking through volumes and logs is dear: what was
-/// found is told again for a minute, and is not looked for where only CPU and memory are asked for. Nothing is gathered while nobody
-/// asks.
+/// Counters (CPU time, network) only grow; who wants rates compares two answers. Sizes of volumes and logs are up to a minute old
+/// (storage_meter.hpp), and are not looked for where only CPU and memory are asked for. Nothing is gathered while nobody asks.
 ///
 /// Sources: /proc as of proc(5); Kubernetes' Summary API (k8s.io/kubelet/pkg/apis/stats/v1alpha1).
 
@@ -87,10 +86,9 @@ struct NodeStats {
   std::optional<FilesystemStats> image_filesystem;
 };
 
-/// The texts of /proc/stat (CPU time, nanoseconds), /proc/meminfo and /proc/vmstat into `usage`; of /proc/net/dev, without the loopback.
+/// The texts of /proc/stat (CPU time, nanoseconds), /proc/meminfo and /proc/vmstat into `usage`.
 void read_cpu(std::string_view stat, uint64_t ticks_a_second, NodeUsage& node);
 void read_memory(std::string_view meminfo, std::string_view vmstat, NodeUsage& node);
-std::vector<InterfaceStats> read_interfaces(std::string_view net_dev);
 
 class StatsGatherer {
  public:
@@ -100,16 +98,10 @@ class StatsGatherer {
   Task<Result<NodeStats>> gather(bool only_cpu_and_memory);
 
  private:
-  /// What was found of one pod on the disk.
-  struct Walk {
-    std::chrono::steady_clock::time_point when;
-    std::map<std::string, FilesystemStats> volumes, logs;
-  };
   Task<Status> ask_runtime(NodeStats& stats, bool only_cpu_and_memory, std::string& image_folder);
 
   Host& host_;
   const WorkerContext& context_;
-  std::map<std::string, Walk> walks_;  ///< by uid
 };
 
 /// Kubernetes' Summary as JSON.

@@ -3,38 +3,28 @@
 #include "cri/api.pintle.hpp"
 #include "k8s/core/v1/pod.pb.h"
 #include "plugins/node-agent/pod_worker_common.hpp"
-#include "sdk/support/files/files.hpp"
+#include "plugins/node-agent/storage_meter.hpp"
 
 namespace pintle::agent {
 
 namespace {
 
-PodStorage::Tree measure(const std::string& path) {
-  const size_t slash = path.rfind('/');
-  const Result<files::Descriptor> parent = files::open_folder(path.substr(0, slash));
-  if (!parent) return {};
-  const files::Usage usage = files::measure_tree(parent->get(), path.substr(slash + 1));
-  return {static_cast<int64_t>(usage.bytes), static_cast<int64_t>(usage.inodes)};
+/// A hostPath is the node's own; what lies in memory counts as memory.
+bool is_on_disk(const core::Volume& volume) {
+  return !volume.volume_source().has_host_path() && volume.volume_source().empty_dir().medium() != "Memory";
+}
+
+StoragePlace place_of(const WorkerContext& context, const WantedPod& pod) {
+  StoragePlace place{pod.uid, context.files.volumes_folder(pod.uid), log_folder_of(context.node, pod), {}};
+  for (const auto* list : {&pod.pod->spec().init_containers(), &pod.pod->spec().containers()})
+    for (const core::Container& container : *list) place.containers.push_back(container.name());
+  return place;
 }
 
 }  // namespace
 
-PodStorage measure_storage(const WantedPod& pod, const std::string& volumes_folder, const std::string& log_folder) {
-  PodStorage storage;
-  for (const core::Volume& volume : pod.pod->spec().volumes()) {
-    const core::VolumeSource& source = volume.volume_source();
-    // A hostPath is the node's own; what lies in memory counts as memory.
-    if (source.has_host_path() || source.empty_dir().medium() == "Memory") continue;
-    storage.volumes[volume.name()] = measure(volumes_folder + "/" + volume.name());
-  }
-  for (const auto* list : {&pod.pod->spec().init_containers(), &pod.pod->spec().containers()})
-    for (const core::Container& container : *list)
-      storage.logs[container.name()] = measure(log_folder + "/" + container.name());
-  return storage;
-}
-
 Task<std::vector<PodUse>> measure_pods(WorkerContext& context, std::vector<std::shared_ptr<const WantedPod>> pods,
-                                       bool with_storage) {
+                                       std::optional<std::chrono::nanoseconds> oldest_storage) {
   std::vector<PodUse> uses(pods.size());
   std::map<std::string, PodUse*> by_uid;
   for (size_t i = 0; i < pods.size(); ++i) {
@@ -62,24 +52,24 @@ Task<std::vector<PodUse>> measure_pods(WorkerContext& context, std::vector<std::
         one.writable_inodes += static_cast<int64_t>(container.writable_layer().inodes_used().value());
       }
     }
-  if (!with_storage) co_return uses;
-  auto walk = [files = context.files, node = context.node, pods] {
-    std::vector<PodStorage> found;
-    for (const std::shared_ptr<const WantedPod>& pod : pods)
-      found.push_back(measure_storage(*pod, files.volumes_folder(pod->uid), log_folder_of(node, *pod)));
-    return found;
-  };
-  auto walking = context.host.blocking(std::move(walk));
-  const std::vector<PodStorage> storage = co_await std::move(walking);
-  for (size_t i = 0; i < uses.size(); ++i) {
-    for (const auto& [name, tree] : storage[i].volumes) {
-      uses[i].volumes[name] = tree.bytes;
-      uses[i].volume_bytes += tree.bytes;
-      uses[i].volume_inodes += tree.inodes;
+  if (!oldest_storage) co_return uses;
+  std::vector<StoragePlace> places;
+  for (const std::shared_ptr<const WantedPod>& pod : pods) places.push_back(place_of(context, *pod));
+  auto walking = context.storage->measure(std::move(places), *oldest_storage);
+  const std::map<std::string, PodStorage> storage = co_await std::move(walking);
+  for (PodUse& use : uses) {
+    const auto found = storage.find(use.pod->uid);
+    if (found == storage.end()) continue;
+    for (const core::Volume& volume : use.pod->pod->spec().volumes()) {
+      const auto tree = found->second.volumes.find(volume.name());
+      if (tree == found->second.volumes.end() || !is_on_disk(volume)) continue;
+      use.volumes[volume.name()] = tree->second.bytes;
+      use.volume_bytes += tree->second.bytes;
+      use.volume_inodes += tree->second.inodes;
     }
-    for (const auto& [name, tree] : storage[i].logs) {
-      uses[i].containers[name].log_bytes = tree.bytes;
-      uses[i].containers[name].log_inodes = tree.inodes;
+    for (const auto& [name, tree] : found->second.logs) {
+      use.containers[name].log_bytes = tree.bytes;
+      use.containers[name].log_inodes = tree.inodes;
     }
   }
   co_return uses;

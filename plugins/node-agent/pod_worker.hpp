@@ -56,6 +56,8 @@ class ImageServiceStub;
 
 namespace pintle::agent {
 
+class StorageMeter;
+
 /// What all workers of an agent share.
 class PodWorker;
 
@@ -68,6 +70,7 @@ struct WorkerContext {
   const cri::RuntimeServiceStub* runtime = nullptr;
   const cri::ImageServiceStub* images = nullptr;
   WebClient* web = nullptr;
+  StorageMeter* storage = nullptr;
   PullSecrets secrets;                         ///< those that manifests bring
   bool stopping = false;                       ///< let go of everything; pods run on
   std::function<void(Task<void>)> start;       ///< runs a task beside the others; the agent does not end before it

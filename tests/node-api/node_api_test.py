@@ -452,6 +452,10 @@ class Answers(NodeApiCase):
         self.assertGreater(container["memory"]["workingSetBytes"], 0)
         self.assertGreater(container["logs"]["usedBytes"], 0)
         self.assertIn("usedBytes", container["rootfs"])
+        again = json.loads(self.get("/stats/summary"))["pods"][0]
+        self.assertEqual(again["volume"][0]["time"], one["volume"][0]["time"], "volumes are not walked again within a minute")
+        walks = prometheus_text.value(prometheus_text.check(self.get("/metrics")), "node_agent_storage_walks_total", plugin="node-agent")
+        self.assertEqual(walks, 1, "one walk serves all who ask")
         short = json.loads(self.get("/stats/summary?only_cpu_and_memory=true"))
         self.assertNotIn("fs", short["node"])
         self.assertEqual(set(short["pods"][0]), {"podRef", "startTime", "containers", "cpu", "memory"})
