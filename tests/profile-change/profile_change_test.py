@@ -8,6 +8,7 @@ import copy
 import os
 import shutil
 import socket
+import struct
 import subprocess
 import threading
 import time
@@ -59,7 +60,8 @@ class Connecting(threading.Thread):
             for path in self.paths:
                 client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 try:
-                    client.settimeout(10)
+                    # A blocking connect waits for room in the queue of a slow machine, where one with a timeout of Python's is EAGAIN.
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", 10, 0))
                     client.connect(path)
                     self.made += 1
                 except OSError as error:

@@ -5,6 +5,7 @@
 #include <poll.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <thread>
 
@@ -466,6 +467,44 @@ TEST_F(EngineTest, ClosingEndsWhatIsUnderWayBothWays) {
   };
   on_lane([&] { EXPECT_EQ(send_call(outcome, "", &id), PINTLE_OK); });
   EXPECT_TRUE(outcome.ends.reaches(2));
+}
+
+/// A plugin that is started anew gets the lane of the one before. One thread, so that the order of turns is the order of the queue; and
+/// so many turns before, that the lane's thread turns to something else at each place of the closing once.
+TEST(EngineReopenTest, CompletionsOfWhatWasClosedDoNotRunWhenTheLaneIsOpenedAgain) {
+  QuietServices services;
+  EngineOptions options;
+  options.threads = 1;
+  Engine engine(services, options);
+  Instance& caller = engine.add({"caller", "caller@1", "caller", {}});
+  Instance& server = engine.add({"server", "server@1", "server", {}});
+  caller.set_handler(std::make_unique<Scripted>());
+  auto silent = std::make_unique<Scripted>();
+  silent->on_handle = [](Instance&, const pintle_call&, const pintle_message&) {};
+  server.set_handler(std::move(silent));
+  const uint64_t binding = engine.bind(caller, server, 0, "test.Echo");
+  engine.start();
+  std::atomic<int> completed{0};
+  const auto completion = [](void* context, uint64_t, const pintle_status*, const pintle_message*) {
+    ++*static_cast<std::atomic<int>*>(context);
+  };
+  for (int turns_before = 0; turns_before < 160; ++turns_before) {
+    Counter opened, settled;
+    post_turn(caller.lane(), [&] {
+      const pintle_message nothing = message("");
+      uint64_t id = 0;
+      ASSERT_EQ(engine.call(caller, binding, 1, &nothing, nullptr, completion, &completed, &id), PINTLE_OK);
+      for (int i = 0; i < turns_before; ++i) post_turn(caller.lane(), [] {});
+      caller.close("it is started anew", [&] {
+        caller.open();
+        opened.add();
+      });
+    });
+    ASSERT_TRUE(opened.reaches(1));
+    post_turn(caller.lane(), [&] { settled.add(); });
+    ASSERT_TRUE(settled.reaches(1));
+    ASSERT_EQ(completed, 0) << "with " << turns_before << " turns before";
+  }
 }
 
 TEST_F(EngineTest, AnUnboundBindingIsUnavailableAndItsSlotIsUsedAgainUnderAnotherId) {

@@ -111,29 +111,34 @@ void Instance::close(const std::string& reason, std::function<void()> flushed) {
     engine_.abort_calls(*this, reason);
     engine_.metrics().hide(options_.name);
   };
-  // Runs whether the lane is live or not: `destroy` of a plugin in process has closed it.
-  struct CloseTurn : Turn {
-    std::function<void()> close_down;
-  };
-  auto* closing = new CloseTurn;
-  closing->close_down = close_down;
-  closing->run = [](Turn* self, bool) {
-    const std::unique_ptr<CloseTurn> mine(static_cast<CloseTurn*>(self));
-    mine->close_down();
-  };
-  lane_.post(closing);
   struct FlushTurn : Turn {
     std::function<void()> flushed;
     Reactor* reactor;
   };
-  auto* turn = new FlushTurn;
-  turn->flushed = std::move(flushed);
-  turn->reactor = &engine_.reactor();
-  turn->run = [](Turn* self, bool) {
+  auto* flush = new FlushTurn;
+  flush->flushed = std::move(flushed);
+  flush->reactor = &engine_.reactor();
+  flush->run = [](Turn* self, bool) {
     const std::unique_ptr<FlushTurn> mine(static_cast<FlushTurn*>(self));
     if (mine->flushed) mine->reactor->post(std::move(mine->flushed));
   };
-  lane_.post(turn);
+  // Runs whether the lane is live or not: `destroy` of a plugin in process has closed it. The flush goes behind the completions
+  // that closing posts: whoever opens the lane again must not have them run live, as they belong to what was there before.
+  struct CloseTurn : Turn {
+    std::function<void()> close_down;
+    Lane* lane;
+    Turn* flush;
+  };
+  auto* closing = new CloseTurn;
+  closing->close_down = close_down;
+  closing->lane = &lane_;
+  closing->flush = flush;
+  closing->run = [](Turn* self, bool) {
+    const std::unique_ptr<CloseTurn> mine(static_cast<CloseTurn*>(self));
+    mine->close_down();
+    mine->lane->post(mine->flush);
+  };
+  lane_.post(closing);
 }
 
 void Instance::open() {
