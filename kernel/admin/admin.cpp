@@ -18,6 +18,7 @@
 #include <boost/json.hpp>
 #include <charconv>
 #include <deque>
+#include <future>
 #include <map>
 
 namespace pintle::kernel {
@@ -27,11 +28,14 @@ namespace asio = boost::asio;
 namespace http = boost::beast::http;
 namespace json = boost::json;
 using Socket = asio::basic_stream_socket<asio::local::stream_protocol, asio::strand<asio::io_context::executor_type>>;
+using Acceptor =
+    asio::basic_socket_acceptor<asio::local::stream_protocol, asio::strand<asio::io_context::executor_type>>;
 using Request = http::request<http::string_body>;
 
 constexpr uint64_t body_limit = 4u << 20;
 constexpr auto stream_heartbeat = std::chrono::seconds(10);
 constexpr uint32_t stream_credit = 64;
+constexpr uint64_t client_gone = UINT64_MAX;  // in place of a call's id
 
 struct Answer {
   unsigned status = 200;
@@ -208,7 +212,8 @@ std::string frame(char kind, std::string_view bytes) {
 }  // namespace
 
 struct AdminServer::State : std::enable_shared_from_this<State> {
-  State(Node& n, AdminHooks h) : node(n), hooks(std::move(h)), acceptor(n.engine().reactor().context()) {}
+  State(Node& n, AdminHooks h)
+      : node(n), hooks(std::move(h)), acceptor(asio::make_strand(n.engine().reactor().context())) {}
 
   asio::awaitable<void> accept();
   asio::awaitable<void> session(Socket socket, uid_t uid);
@@ -225,7 +230,7 @@ struct AdminServer::State : std::enable_shared_from_this<State> {
 
   Node& node;
   const AdminHooks hooks;
-  asio::basic_socket_acceptor<asio::local::stream_protocol> acceptor;
+  Acceptor acceptor;  // used on its strand only
   std::mutex lock;
   std::map<uid_t, Instance*> callers;
 };
@@ -233,12 +238,18 @@ struct AdminServer::State : std::enable_shared_from_this<State> {
 AdminServer::AdminServer(Node& node, AdminHooks hooks, int listening_socket)
     : state_(std::make_shared<State>(node, std::move(hooks))) {
   state_->acceptor.assign(asio::local::stream_protocol(), listening_socket);
-  asio::co_spawn(node.engine().reactor().context(), state_->accept(), asio::detached);
+  asio::co_spawn(state_->acceptor.get_executor(), state_->accept(), asio::detached);
 }
 
+/// Nobody is accepted any more once it returns, unless all threads are stuck.
 AdminServer::~AdminServer() {
-  boost::system::error_code ignored;
-  state_->acceptor.close(ignored);
+  auto closed = std::make_shared<std::promise<void>>();
+  asio::post(state_->acceptor.get_executor(), [state = state_, closed] {
+    boost::system::error_code ignored;
+    state->acceptor.close(ignored);
+    closed->set_value();
+  });
+  static_cast<void>(closed->get_future().wait_for(std::chrono::seconds(1)));
 }
 
 asio::awaitable<void> AdminServer::State::accept() {
@@ -568,21 +579,22 @@ asio::awaitable<void> AdminServer::State::stream_call(Socket& socket, const Requ
     feed->push(frame(1, error_body(parsed.status())));
     feed->end();
   } else {
-    post_turn(node.lane(), [this, &from, feed, id, body = request.body(), to = *parsed] {
+    post_turn(node.lane(), [self = shared_from_this(), &from, feed, id, body = request.body(), to = *parsed] {
       const auto end = [feed](const Status& status) {
         feed->push(frame(1, error_body(status)));
         feed->end();
       };
-      Result<uint64_t> binding = node.bind_host(from, to.interface, to.provider);
+      Result<uint64_t> binding = self->node.bind_host(from, to.interface, to.provider);
       if (!binding) return end(binding.status());
-      id->store(call(
+      const uint64_t begun = call(
           from, *binding, to.method, message_of(body), to.timeout_ns, [end](Reply reply) { end(reply.status); },
-          [feed](const pintle_message& message) { feed->push(frame(0, header_of(message))); }, stream_credit));
-      node.engine().unbind(*binding);
+          [feed](const pintle_message& message) { feed->push(frame(0, header_of(message))); }, stream_credit);
+      self->node.engine().unbind(*binding);
+      if (id->exchange(begun) == client_gone) from.cancel(begun);
     });
   }
   co_await feed_client(socket, "application/x-pintle-stream", feed, frame(2, {}));
-  if (id->load() != 0) from.cancel(id->load());
+  if (const uint64_t begun = id->exchange(client_gone); begun != 0) from.cancel(begun);
 }
 
 }  // namespace pintle::kernel
