@@ -507,6 +507,42 @@ TEST(EngineReopenTest, CompletionsOfWhatWasClosedDoNotRunWhenTheLaneIsOpenedAgai
   }
 }
 
+/// A plugin that only remembers what it was told, for the engine's own handler of plugins.
+struct Remembering {
+  static inline const pintle_instance_config* told = nullptr;
+  static pintle_code create(const pintle_host_api*, pintle_host*, const pintle_instance_config* config, void** object,
+                            pintle_status*) {
+    told = config;
+    *object = &told;
+    return PINTLE_OK;
+  }
+  static pintle_plugin table() {
+    pintle_plugin out{};
+    out.size = sizeof out;
+    out.create = create;
+    return out;
+  }
+};
+
+TEST_F(EngineTest, AnObjectThatIsLeftBehindKeepsItsConfiguration) {
+  static const pintle_plugin table = Remembering::table();
+  Instance& lan = engine.add({"lan", "lan@1", "network", {}});
+  lan.set_handler(make_plugin_handler(&table));
+  InstanceConfig config;
+  config.config = std::string(10'000, 'x');
+  config.node = "a node with a name that is long enough to be on the heap";
+  Counter created, flushed;
+  lan.create(config, [&](const Status&) { created.add(); });
+  ASSERT_TRUE(created.reaches(1));
+  lan.close("it did not stop in time, so it was not destroyed", [&] { flushed.add(); });
+  ASSERT_TRUE(flushed.reaches(1));
+  lan.set_handler(make_plugin_handler(&table));
+  const std::string other(10'000, 'y'), another(10'000, 'y');  // takes the memory, if it was given back
+  EXPECT_EQ(view(Remembering::told->config), config.config);
+  EXPECT_EQ(view(Remembering::told->node), config.node);
+  EXPECT_EQ(view(Remembering::told->key), "lan@1");
+}
+
 TEST_F(EngineTest, AnUnboundBindingIsUnavailableAndItsSlotIsUsedAgainUnderAnotherId) {
   Outcome outcome;
   uint64_t id = 0;

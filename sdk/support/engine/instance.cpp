@@ -426,31 +426,36 @@ namespace {
 
 class PluginHandler final : public Handler {
  public:
-  explicit PluginHandler(const pintle_plugin* entry) : entry_(*entry) {}
+  explicit PluginHandler(const pintle_plugin* entry) : entry_(*entry), told_(std::make_unique<Told>()) {}
+  /// An object that did not stop in time is left behind, and its configuration with it: a thread of it may still read that.
+  ~PluginHandler() override {
+    if (object_ != nullptr) static_cast<void>(told_.release());
+  }
 
   void create(Instance& instance, const InstanceConfig& config, Done done) override {
-    config_ = config;
-    name_ = instance.name();
-    key_ = instance.key();
-    view_ = {sizeof(pintle_instance_config),
-             config_.flags,
-             text(name_),
-             text(key_),
-             text(config_.node),
-             text(config_.config),
-             text(config_.state_directory),
-             text(config_.run_directory),
-             text(config_.shared_directory)};
+    told_->config = config;
+    told_->name = instance.name();
+    told_->key = instance.key();
+    told_->view = {sizeof(pintle_instance_config),
+                   told_->config.flags,
+                   text(told_->name),
+                   text(told_->key),
+                   text(told_->config.node),
+                   text(told_->config.config),
+                   text(told_->config.state_directory),
+                   text(told_->config.run_directory),
+                   text(told_->config.shared_directory)};
     pintle_status status{sizeof(pintle_status), PINTLE_OK, {}};
     pintle_code code = PINTLE_INTERNAL;
     try {
-      code = entry_.create(&host_api, &instance, &view_, &object_, &status);
+      code = entry_.create(&host_api, &instance, &told_->view, &object_, &status);
     } catch (const std::exception& error) {
       return done(internal_error(std::string("an exception left create: ") + error.what()));
     } catch (...) {
       return done(internal_error("an exception left create"));
     }
     if (code == PINTLE_OK) return done({});
+    object_ = nullptr;
     status.code = code;
     Status failed = read_status(&status);
     done(failed.message().empty() ? Status(failed.code(), "create failed without a message") : failed);
@@ -460,7 +465,7 @@ class PluginHandler final : public Handler {
   void retire(Instance&, uint64_t token) override { entry_.retire(object_, token); }
   void stop(Instance&, uint64_t token) override { entry_.stop(object_, token); }
   void destroy(Instance& instance, Done done) override {
-    entry_.destroy(object_);
+    entry_.destroy(std::exchange(object_, nullptr));
     instance.close_lane();  // what was queued behind would touch an object that is gone
     done({});
   }
@@ -477,10 +482,14 @@ class PluginHandler final : public Handler {
   }
 
  private:
+  struct Told {
+    InstanceConfig config;
+    std::string name, key;
+    pintle_instance_config view{};
+  };
+
   const pintle_plugin entry_;
-  InstanceConfig config_;
-  std::string name_, key_;
-  pintle_instance_config view_{};
+  std::unique_ptr<Told> told_;
   void* object_ = nullptr;
 };
 
