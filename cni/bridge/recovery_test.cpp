@@ -229,6 +229,26 @@ TEST_F(RecoveryTest, WithTheSharedFolderLostAddressesAreNotHandedOutTwice) {
   EXPECT_EQ(connect(path_of("a"), path_of("b"), ip_of(b)), ip_of(a));
 }
 
+TEST_F(RecoveryTest, ADamagedFileOfSettingsIsMadeAnewAndTheMachineGetsItsOwnBack) {
+  make_outside();
+  output_of("ip -6 route add default via 2001:db8::2 dev up0 proto ra metric 99");
+  const std::string before = machine();
+  started(kDualStack).reset();
+  std::vector<std::filesystem::path> damaged;
+  for (const auto& entry : std::filesystem::directory_iterator(folder() / "shared"))
+    if (entry.path().filename().string().starts_with("settings")) damaged.push_back(entry.path());
+  ASSERT_FALSE(damaged.empty());
+  for (const std::filesystem::path& path : damaged) {
+    for (const size_t kept : {std::filesystem::file_size(path) / 2, uintmax_t{0}}) {
+      std::filesystem::resize_file(path, kept);
+      started(kDualStack).reset();
+      EXPECT_GT(std::filesystem::file_size(path), kept) << path;
+    }
+  }
+  ASSERT_TRUE(started(kDualStack)->stop());
+  EXPECT_EQ(machine(), before);
+}
+
 TEST_F(RecoveryTest, PodsWhoseNamespaceWentWhileNobodyLookedAreTakenBack) {
   auto network = started(kDualStack);
   const std::string node = machine();

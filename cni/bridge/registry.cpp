@@ -5,6 +5,7 @@
 
 #include <boost/json.hpp>
 #include <cerrno>
+#include <utility>
 
 #include "sdk/support/netlink/namespaces.hpp"
 
@@ -12,6 +13,9 @@ namespace pintle::bridge {
 namespace {
 
 namespace json = boost::json;
+
+constexpr const char* kSettings = "settings.json";
+constexpr const char* kSettingsCopy = "settings.copy.json";
 
 std::string this_boot() {
   return netlink::read_sysctl("kernel/random/boot_id").is_ok() ? *netlink::read_sysctl("kernel/random/boot_id")
@@ -137,7 +141,7 @@ Status Registry::set_sysctl(const std::string& path, const std::string& value) {
   const Result<std::string> now = netlink::read_sysctl(path);
   if (!now) return now.status();
   if (*now == value) return Status::ok();
-  std::map<std::string, Setting> settings = load_settings();
+  Settings settings = load_settings();
   const auto [entry, is_new] = settings.try_emplace(path, Setting{.before = *now, .after = value});
   entry->second.after = value;
   if (Status saved = save_settings(settings); !saved) return saved;
@@ -146,14 +150,14 @@ Status Registry::set_sysctl(const std::string& path, const std::string& value) {
 
 void Registry::remember_sysctl(const std::string& path) {
   const Result<std::string> now = netlink::read_sysctl(path);
-  std::map<std::string, Setting> settings = load_settings();
+  Settings settings = load_settings();
   if (!now || !settings.try_emplace(path, Setting{.before = *now, .after = ""}).second) return;
   // A full disk costs the restoration of a side effect, no more.
   (void)save_settings(settings).is_ok();
 }
 
 Status Registry::restore_sysctls() {
-  const std::map<std::string, Setting> settings = load_settings();
+  const Settings settings = load_settings();
   Status result;
   const auto restore = [&](const std::string& path, const Setting& setting) {
     const Result<std::string> now = netlink::read_sysctl(path);
@@ -166,21 +170,22 @@ Status Registry::restore_sysctls() {
       if (setting.after.empty() == side_effects) restore(path, setting);
     }
   }
-  unlinkat(folder_.get(), "settings.json", 0);
+  for (const char* name : {kSettingsCopy, kSettings}) unlinkat(folder_.get(), name, 0);
   return result;
 }
 
-std::map<std::string, Registry::Setting> Registry::load_settings() const {
-  std::map<std::string, Setting> settings;
-  const Result<std::string> text = files::read_file(folder_.get(), "settings.json");
-  if (!text) return settings;
+std::optional<Registry::Settings> Registry::read_settings(const char* name) const {
+  const Result<std::string> text = files::read_file(folder_.get(), name);
+  if (!text) return std::nullopt;
   boost::system::error_code error;
   const json::value document = json::parse(*text, error);
-  const json::object* object = document.if_object();
+  const json::object* object = error ? nullptr : document.if_object();
   const json::value* boot = object ? object->if_contains("boot") : nullptr;
   const json::value* values = object ? object->if_contains("settings") : nullptr;
+  if (!boot || !values || !values->is_object()) return std::nullopt;
+  Settings settings;
   // After a boot the machine's own values are in force again.
-  if (!boot || !values || !values->is_object() || *boot != json::string(this_boot())) return settings;
+  if (*boot != json::string(this_boot())) return settings;
   for (const auto& [path, value] : values->get_object()) {
     const json::object* setting = value.if_object();
     if (!setting || !setting->contains("before") || !setting->contains("after")) continue;
@@ -191,12 +196,24 @@ std::map<std::string, Registry::Setting> Registry::load_settings() const {
   return settings;
 }
 
-Status Registry::save_settings(const std::map<std::string, Setting>& settings) {
+Registry::Settings Registry::load_settings() {
+  std::optional<Settings> settings = read_settings(kSettings), copy = read_settings(kSettingsCopy);
+  if (settings && copy) return std::move(*settings);
+  if (!settings && !copy) return {};
+  if (!settings) settings = std::move(copy);
+  (void)save_settings(*settings).is_ok();
+  return std::move(*settings);
+}
+
+Status Registry::save_settings(const Settings& settings) {
   json::object values;
   for (const auto& [path, setting] : settings) values[path] = {{"before", setting.before}, {"after", setting.after}};
   const json::object document{{"boot", this_boot()}, {"settings", std::move(values)}};
-  return files::write_file(folder_.get(), "settings.json", json::serialize(document) + "\n", files::Durability::cached)
-      .with_context("remember sysctls");
+  const std::string text = json::serialize(document) + "\n";
+  for (const char* name : {kSettingsCopy, kSettings})
+    if (Status written = files::write_file(folder_.get(), name, text, files::Durability::cached); !written)
+      return written.with_context("remember sysctls");
+  return Status::ok();
 }
 
 }  // namespace pintle::bridge

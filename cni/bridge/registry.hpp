@@ -8,9 +8,11 @@
 ///
 ///     instances/KEY.json   a registration
 ///     settings.json        sysctls as they were before the first of us changed them, and what they were set to; of this boot
+///     settings.copy.json   the same: what they were is nowhere else, so that one damaged file must not lose it
 ///     lock                 flock(2): held while the common part of the machine is looked at and changed
 
 #include <map>
+#include <optional>
 #include <pintle/status.hpp>
 #include <string>
 #include <vector>
@@ -64,8 +66,12 @@ class Registry {
   };
   Registry(files::Descriptor folder, files::Descriptor instances, std::string path)
       : folder_(std::move(folder)), instances_(std::move(instances)), path_(std::move(path)) {}
-  std::map<std::string, Setting> load_settings() const;
-  Status save_settings(const std::map<std::string, Setting>& settings);
+  using Settings = std::map<std::string, Setting>;
+  /// Nothing: it is not there, or damaged.
+  std::optional<Settings> read_settings(const char* name) const;
+  /// Of both copies; one that is damaged or missing is written anew.
+  Settings load_settings();
+  Status save_settings(const Settings& settings);
 
   files::Descriptor folder_;
   files::Descriptor instances_;
