@@ -43,6 +43,7 @@ class FakeRuntime final : public Plugin, public cri::RuntimeService, public cri:
   int list_calls = 0;
   std::map<std::string, int> exec_codes;  ///< by command; others end with 0
   std::map<std::string, std::chrono::milliseconds> exec_takes;
+  bool ignores_cancel = false;  ///< of commands
 
   void exit(const std::string& id, int code) {
     cri::ContainerStatus& status = containers.at(id);
@@ -212,7 +213,7 @@ class FakeRuntime final : public Plugin, public cri::RuntimeService, public cri:
     if (!containers.contains(request.container_id())) co_return not_found("no such container");
     history.push_back("exec " + title(request.container_id()) + " " + command);
     const auto until = std::chrono::steady_clock::now() + exec_takes[command];
-    while (std::chrono::steady_clock::now() < until && !call.is_cancelled())
+    while (std::chrono::steady_clock::now() < until && (!call.is_cancelled() || ignores_cancel))
       co_await host().sleep(std::chrono::milliseconds(5));
     cri::ExecSyncResponse response;
     response.set_exit_code(exec_codes[command]);

@@ -65,6 +65,37 @@ TEST_F(NodeAgent, stops_at_once_while_a_probe_and_a_hook_are_under_way) {
   EXPECT_EQ(runtime->running("web").size(), 1u);
 }
 
+TEST_F(NodeAgent, stops_at_once_while_very_many_hooks_are_under_way) {
+  start();
+  runtime->exec_takes["slow"] = 30s;
+  const std::string hook = "    lifecycle: {preStop: {exec: {command: [slow]}}}\n";
+  constexpr int kMore = 80;
+  std::string containers = hook;
+  for (int i = 0; i < kMore; ++i) containers += "  - name: c" + std::to_string(i) + "\n    image: \"web:1\"\n" + hook;
+  drop("many.yaml", pod_text("many", "", containers));
+  ASSERT_TRUE(until([&] { return pod("many").ready_containers() == kMore + 1; }, 20s));
+  take_away("many.yaml");
+  ASSERT_TRUE(until([&] { return runtime->did("exec many/c" + std::to_string(kMore - 1) + " slow"); }));
+  const auto begin = std::chrono::steady_clock::now();
+  stop();
+  EXPECT_LT(std::chrono::steady_clock::now() - begin, 4s);
+}
+
+/// A host that has no patience left calls `stop` while `drain` still lets go.
+TEST_F(NodeAgent, stops_while_it_is_still_draining) {
+  start();
+  runtime->ignores_cancel = true;
+  runtime->exec_takes["slow"] = 2s;
+  drop("web.yaml", pod_text("web", "", "    readinessProbe: {timeoutSeconds: 60, exec: {command: [slow]}}\n"));
+  ASSERT_TRUE(until([&] { return runtime->did("exec web/web slow"); }));
+  const uint64_t draining = node.begin(*agent, &pintle_plugin::drain),
+                 stopping = node.begin(*agent, &pintle_plugin::stop);
+  EXPECT_TRUE(node.end(*agent, stopping));
+  EXPECT_TRUE(node.end(*agent, draining));
+  node.destroy(*agent);
+  agent = nullptr;
+}
+
 TEST_F(NodeAgent, runs_hooks_in_their_place) {
   start();
   runtime->exec_takes["begin"] = 50ms;

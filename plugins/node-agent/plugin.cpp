@@ -224,22 +224,31 @@ class NodeAgentPlugin final : public Plugin, public node::v1::NodeAgent {
       : Plugin(host),
         agent_(host, settings),
         stats_(host, agent_.context()),
-        api_(host, agent_, stats_, api_settings_of(host, settings)) {
+        api_(host, agent_, stats_, api_settings_of(host, settings)),
+        gone_(host) {
     provide(*this);
     agent_.on_begin([this] { api_.begin(); });
   }
 
+  /// Once: a host that has no patience left stops what still drains.
   Task<Status> let_go() {
-    Task<void> stopping = api_.stop();
-    co_await std::move(stopping);
-    Task<void> quiescing = agent_.quiesce();
-    co_await std::move(quiescing);
+    if (!std::exchange(is_letting_go_, true)) {
+      Task<void> stopping = api_.stop();
+      co_await std::move(stopping);
+      Task<void> quiescing = agent_.quiesce();
+      co_await std::move(quiescing);
+      gone_.open();
+    }
+    auto waiting = gone_.wait();
+    co_await waiting;
     co_return Status::ok();
   }
 
   agent::Agent agent_;
   agent::StatsGatherer stats_;
   agent::NodeApi api_;
+  bool is_letting_go_ = false;
+  agent::Latch gone_;
 };
 
 }  // namespace

@@ -33,9 +33,12 @@ Task<ProbeAnswer> PodWorker::perform_hook(PodRun& run, PodRun::Container& contai
     std::erase(sleeps_, &sleep);
     co_return ProbeAnswer{ProbeAnswer::Kind::success, ""};
   }
-  uint64_t* call = options(timeout).call_id;
-  Task<ProbeAnswer> hooking = run_hook(*context_.web, *context_.runtime, target, handler, timeout, call);
-  co_return co_await std::move(hooking);
+  uint64_t call = 0;
+  hook_calls_.push_back(&call);
+  Task<ProbeAnswer> hooking = run_hook(*context_.web, *context_.runtime, target, handler, timeout, &call);
+  ProbeAnswer answer = co_await std::move(hooking);
+  std::erase(hook_calls_, &call);
+  co_return answer;
 }
 
 /// Runs the hook to its end, or for the grace period. CANCELLED: the agent lets go.

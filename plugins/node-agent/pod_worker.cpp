@@ -13,7 +13,6 @@ namespace pintle::agent {
 namespace {
 
 constexpr BackoffSettings kSandboxBackoff{milliseconds(500), seconds(30), std::chrono::minutes(1)};
-constexpr size_t kRememberedCalls = 64;
 
 }  // namespace
 
@@ -100,8 +99,10 @@ void PodWorker::runtime_changed() {
 
 void PodWorker::interrupt() {
   if (pull_call_ != 0) context_.host.api()->cancel(context_.host.raw(), pull_call_);
-  for (const std::unique_ptr<uint64_t>& call : calls_)
-    if (*call != 0) context_.host.api()->cancel(context_.host.raw(), *call);
+  for (const uint64_t call : calls_)
+    if (call != 0) context_.host.cancel(call);
+  for (const uint64_t* call : hook_calls_)
+    if (*call != 0) context_.host.cancel(*call);
   for (Wakeup* sleep : sleeps_) sleep->notify();
   std::vector<PodRun*> runs;
   if (current_) runs.push_back(current_.get());
@@ -112,11 +113,9 @@ void PodWorker::interrupt() {
 }
 
 CallOptions PodWorker::options(std::chrono::nanoseconds timeout) {
-  if (calls_.size() >= kRememberedCalls) calls_.erase(calls_.begin());
-  calls_.push_back(std::make_unique<uint64_t>(0));
   CallOptions options;
   options.timeout = timeout;
-  options.call_id = calls_.back().get();
+  options.call_id = &calls_[next_call_++ % calls_.size()];
   return options;
 }
 

@@ -235,8 +235,10 @@ class PodWorker : public std::enable_shared_from_this<PodWorker> {
   std::vector<std::unique_ptr<PodRun>> doomed_;
   std::optional<int64_t> next_grace_;
   Wakeup wakeup_;
-  std::vector<std::unique_ptr<uint64_t>> calls_;  ///< ids of calls that may be under way
-  std::vector<Wakeup*> sleeps_;                   ///< of hooks
+  std::array<uint64_t, 64> calls_{};   ///< ids of calls that may be under way, the newest
+  size_t next_call_ = 0;               ///< the oldest of them gives way
+  std::vector<uint64_t*> hook_calls_;  ///< those of hooks, which may last
+  std::vector<Wakeup*> sleeps_;        ///< of hooks
   std::optional<int64_t> collect_request_;
   uint64_t pull_call_ = 0;
   bool finished_ = false;

@@ -330,8 +330,8 @@ struct FakeApi {
     const int pidfd = static_cast<int>(syscall(SYS_pidfd_open, pid, 0));
     std::lock_guard lock(self.mutex_);
     auto child = std::make_unique<FakeNode::Child>();
-    *child = {&instance(host), pid, fcntl(pidfd, F_DUPFD_CLOEXEC, 3), exited, context,
-              (wanted->flags & PINTLE_SPAWN_DETACHED) != 0};
+    *child = {&instance(host), pid,     fcntl(pidfd, F_DUPFD_CLOEXEC, 3),
+              exited,          context, (wanted->flags & PINTLE_SPAWN_DETACHED) != 0};
     self.children_.emplace(pid, std::move(child));
     process->pid = pid;
     process->pidfd = pidfd;
@@ -653,9 +653,13 @@ void FakeNode::bind(FakeInstance& instance, const std::string& need, const std::
                             static_cast<uint32_t>(raw.size()));
 }
 
-Status FakeNode::lifecycle(FakeInstance& instance, LifecycleFunction function) {
+uint64_t FakeNode::begin(FakeInstance& instance, LifecycleFunction function) {
   const uint64_t token = next_id_++;
   (instance.table_->*function)(instance.object_, token);
+  return token;
+}
+
+Status FakeNode::end(FakeInstance& instance, uint64_t token) {
   if (!run_until([&] { return instance.lifecycle_.count(token) != 0; }, std::chrono::seconds(30))) {
     return deadline_exceeded(instance.name() + " did not say lifecycle_done within 30 s");
   }

@@ -130,6 +130,10 @@ class FakeNode {
   Status drain(FakeInstance& instance) { return lifecycle(instance, &pintle_plugin::drain); }
   Status retire(FakeInstance& instance) { return lifecycle(instance, &pintle_plugin::retire); }
   Status stop(FakeInstance& instance) { return lifecycle(instance, &pintle_plugin::stop); }
+  /// A step that is not waited for, as several may be under way: `end` waits, and gives its status.
+  using LifecycleFunction = void (*pintle_plugin::*)(void*, uint64_t);
+  uint64_t begin(FakeInstance& instance, LifecycleFunction function);
+  Status end(FakeInstance& instance, uint64_t token);
   /// Destroys the instance as it stands, started or not: calls to it end with UNAVAILABLE, its own are cancelled and its
   /// timers forgotten.
   void destroy(FakeInstance& instance);
@@ -154,10 +158,11 @@ class FakeNode {
   struct Timed;
   struct Child;
 
-  using LifecycleFunction = void (*pintle_plugin::*)(void*, uint64_t);
   FakeInstance& make(InstanceOptions options);
   Status create(FakeInstance& instance);
-  Status lifecycle(FakeInstance& instance, LifecycleFunction function);
+  Status lifecycle(FakeInstance& instance, LifecycleFunction function) {
+    return end(instance, begin(instance, function));
+  }
   FakeInstance& add_class(std::string name, std::vector<std::string> provides, std::vector<std::string> needs,
                           InstanceOptions options, std::unique_ptr<Plugin> (*factory)(Host&));
   void enqueue(std::function<void()> turn);
