@@ -315,16 +315,18 @@ struct GrpcServer::State : std::enable_shared_from_this<GrpcServer::State> {
     status.size = sizeof status;
     status.code = PINTLE_UNAVAILABLE;
     status.message = text_of(why);
-    const std::unordered_map<uint64_t, WireCall*> left = calls;
-    for (const auto& [id, wire] : left) {
-      Implementation* implementation = wire->method.implementation;
+    // Each one anew: a handler that learns that its client has gone may end others with it.
+    while (!calls.empty()) {
+      const uint64_t id = calls.begin()->first;
+      Implementation* implementation = calls.begin()->second->method.implementation;
       complete(reinterpret_cast<pintle_host*>(this), id, &status, nullptr);
       implementation->cancelled(id);
     }
   }
 
-  /// Blocks until gRPC's threads have ended. Any thread, after `close`.
+  /// Blocks until gRPC's threads have ended. Any thread, after `close`; two may be at it, when a host does not wait for `drain`.
   void end() {
+    const std::lock_guard<std::mutex> guard(end_mutex);
     if (!server) return;
     server->Shutdown(std::chrono::system_clock::now() + 100ms);
     queue->Shutdown();
@@ -348,6 +350,7 @@ struct GrpcServer::State : std::enable_shared_from_this<GrpcServer::State> {
   std::unique_ptr<grpc::ServerCompletionQueue> queue;
   std::unique_ptr<grpc::Server> server;
   std::thread thread;
+  std::mutex end_mutex;
 };
 
 GrpcServer::GrpcServer(Host& host, std::string caller, std::vector<Implementation*> implementations)

@@ -125,7 +125,7 @@ void Connection::begin_wait(uint32_t events, Clock::time_point until, std::corou
   watch(events);
   const auto delay = std::max<std::chrono::nanoseconds>(until - Clock::now(), kShortest);
   timer_ = host_.timer(delay, [this] { end_wait(Wait::late); });
-  if (is_cut_) host_.post([this] { end_wait(Wait::cut); });
+  if (is_cut_) timer_ = host_.timer(kShortest, [this] { end_wait(Wait::cut); });
 }
 
 void Connection::end_wait(Wait how) {
