@@ -24,11 +24,9 @@ std::string cgroup_of_process(int pid) {
   return unified;
 }
 
-}  // namespace
-
-PodUsage measure_pod(const PodToMeasure& pod) {
+PodUsage measure_pod(const PodToMeasure& pod, const Result<cgroup::Layout>& layout) {
   PodUsage usage;
-  if (const Result<cgroup::Layout> layout = cgroup::Layout::detect(); layout) {
+  if (layout) {
     if (!pod.cgroup.empty()) {
       if (Result<cgroup::Stats> stats = layout->stats(pod.cgroup); stats) usage.whole = *stats;
     }
@@ -48,6 +46,16 @@ PodUsage measure_pod(const PodToMeasure& pod) {
       usage.interfaces = proc::parse_interfaces(*text);
   }
   return usage;
+}
+
+}  // namespace
+
+std::vector<PodUsage> measure_pods(const std::vector<PodToMeasure>& pods) {
+  // Read from the table of mounts, which is long where many pods run.
+  const Result<cgroup::Layout> layout = cgroup::Layout::detect();
+  std::vector<PodUsage> usages;
+  for (const PodToMeasure& pod : pods) usages.push_back(measure_pod(pod, layout));
+  return usages;
 }
 
 }  // namespace pintle::cri

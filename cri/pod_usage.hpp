@@ -27,6 +27,7 @@ struct PodUsage {
   std::vector<proc::InterfaceCounters> interfaces;  ///< without the loopback
 };
 
-PodUsage measure_pod(const PodToMeasure& pod);
+/// In the order of `pods`.
+std::vector<PodUsage> measure_pods(const std::vector<PodToMeasure>& pods);
 
 }  // namespace pintle::cri

@@ -471,7 +471,7 @@ Task<Result<api::PodSandboxStatsResponse>> RuntimeServer::PodSandboxStats(Call& 
   };
   Task<std::vector<api::ContainerStats>> asking = engine_.containers().stats(CallContext(call), std::move(wanted));
   std::vector<api::ContainerStats> stats = co_await std::move(asking);
-  auto measure = [pod = to_measure(**sandbox)] { return measure_pod(pod); };
+  auto measure = [pod = to_measure(**sandbox)] { return measure_pods({pod}).front(); };
   Task<PodUsage> measuring = engine_.host().blocking(std::move(measure));
   const PodUsage usage = co_await std::move(measuring);
   api::PodSandboxStatsResponse response;
@@ -498,11 +498,7 @@ Task<Result<api::ListPodSandboxStatsResponse>> RuntimeServer::ListPodSandboxStat
     pods.push_back(to_measure(*sandbox));
     wanted.push_back(std::move(sandbox));
   }
-  auto measure = [pods = std::move(pods)] {
-    std::vector<PodUsage> usages;
-    for (const PodToMeasure& pod : pods) usages.push_back(measure_pod(pod));
-    return usages;
-  };
+  auto measure = [pods = std::move(pods)] { return measure_pods(pods); };
   Task<std::vector<PodUsage>> measuring = engine_.host().blocking(std::move(measure));
   const std::vector<PodUsage> usages = co_await std::move(measuring);
   api::ListPodSandboxStatsResponse response;

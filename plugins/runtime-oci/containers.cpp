@@ -681,29 +681,41 @@ Task<Result<runtime::v1::StatsResponse>> Containers::stats(const std::string& id
   } else {
     for (const auto& [key, entry] : entries_) wanted.push_back(entry);
   }
-  runtime::v1::StatsResponse response;
+  struct Reading {
+    EntryPointer entry;
+    ContainerRecord record;
+    bool measure = false;  ///< what it wrote over its image
+    Result<cgroup::Stats> stats = not_found("");
+    files::Usage usage{};
+  };
+  // Of all at once: a turn of a blocking lane for each container would cost more than what it reads.
+  std::vector<Reading> readings;
   for (const EntryPointer& entry : wanted) {
     if (entry->record.phase != Phase::started && entry->record.phase != Phase::created) continue;
-    const bool measure = std::chrono::steady_clock::now() - entry->usage_time > kUsageAge;
-    const auto work = [node = node_, record = entry->record,
-                       measure]() -> std::pair<Result<cgroup::Stats>, files::Usage> {
-      files::Usage usage;
-      if (measure) {
-        if (auto folder = files::open_folder(node->folders.container(record.id)))
-          usage = files::measure_tree(folder->get(), "upper");
-      }
-      return {node->cgroups.stats(record.cgroup), usage};
-    };
-    Task<std::pair<Result<cgroup::Stats>, files::Usage>> reading = host_.blocking(work);
-    std::pair<Result<cgroup::Stats>, files::Usage> read = co_await std::move(reading);
-    if (!read.first) continue;  // it has ended meanwhile
-    const cgroup::Stats& now_read = *read.first;
-    if (measure) {
-      entry->usage = read.second;
+    readings.push_back({entry, entry->record, std::chrono::steady_clock::now() - entry->usage_time > kUsageAge});
+  }
+  auto read = [node = node_, readings = std::move(readings)]() mutable {
+    for (Reading& one : readings) {
+      if (one.measure)
+        if (const auto folder = files::open_folder(node->folders.container(one.record.id)))
+          one.usage = files::measure_tree(folder->get(), "upper");
+      one.stats = node->cgroups.stats(one.record.cgroup);
+    }
+    return std::move(readings);
+  };
+  Task<std::vector<Reading>> reading = host_.blocking(std::move(read));
+  const std::vector<Reading> done = co_await std::move(reading);
+  runtime::v1::StatsResponse response;
+  for (const Reading& one : done) {
+    if (!one.stats) continue;  // it has ended meanwhile
+    const EntryPointer& entry = one.entry;
+    const cgroup::Stats& now_read = *one.stats;
+    if (one.measure) {
+      entry->usage = one.usage;
       entry->usage_time = std::chrono::steady_clock::now();
     }
     ::runtime::v1::ContainerStats& stats = *response.add_containers();
-    const ContainerRecord& record = entry->record;
+    const ContainerRecord& record = one.record;
     stats.mutable_attributes()->set_id(record.id);
     stats.mutable_attributes()->mutable_metadata()->set_name(record.name);
     stats.mutable_attributes()->mutable_metadata()->set_attempt(record.attempt);
