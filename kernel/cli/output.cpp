@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <boost/json.hpp>
+#include <charconv>
 #include <cstdio>
 #include <ctime>
 
@@ -161,6 +162,27 @@ std::string short_bytes(uint64_t bytes) {
   std::array<char, 32> text;
   std::snprintf(text.data(), text.size(), unit == 0 || amount >= 10 ? "%.0f%s" : "%.1f%s", amount, units[unit]);
   return text.data();
+}
+
+std::string short_quantity(const std::string& quantity) {
+  constexpr std::array<std::pair<std::string_view, double>, 11> suffixes = {{{"", 1},
+                                                                             {"Ki", 1024.0},
+                                                                             {"Mi", 1048576.0},
+                                                                             {"Gi", 1073741824.0},
+                                                                             {"Ti", 1099511627776.0},
+                                                                             {"Pi", 1125899906842624.0},
+                                                                             {"k", 1e3},
+                                                                             {"M", 1e6},
+                                                                             {"G", 1e9},
+                                                                             {"T", 1e12},
+                                                                             {"P", 1e15}}};
+  double number = 0;
+  const auto [end, error] = std::from_chars(quantity.data(), quantity.data() + quantity.size(), number);
+  if (error != std::errc() || number < 0) return quantity;
+  const std::string_view suffix = std::string_view(quantity).substr(static_cast<size_t>(end - quantity.data()));
+  for (const auto& [name, factor] : suffixes)
+    if (suffix == name && number * factor < 9e18) return short_bytes(static_cast<uint64_t>(number * factor));
+  return quantity;
 }
 
 const json::value& member(const json::value& object, std::string_view key) {

@@ -63,6 +63,8 @@ int64_t parse_time(std::string_view rfc3339);
 std::string format_time(int64_t nanoseconds_since_1970);
 /// "512", "1.5Ki", "64Mi", in powers of 1024.
 std::string short_bytes(uint64_t bytes);
+/// The same of a Kubernetes quantity of bytes ("24593412Ki", "1500M"); a text that is none stays as it is.
+std::string short_quantity(const std::string& quantity);
 
 /// Members of JSON objects that may be absent or of another type than expected.
 std::string text_member(const boost::json::value& object, std::string_view key);

@@ -6,8 +6,8 @@
 #include <boost/json.hpp>
 #include <sstream>
 
-#include "sdk/support/container_log/container_log.hpp"
 #include "kernel/cli/pods.hpp"
+#include "sdk/support/container_log/container_log.hpp"
 
 namespace pintle::cli {
 namespace {
@@ -74,6 +74,11 @@ TEST(Bytes, AreShownInPowersOf1024) {
   EXPECT_EQ(short_bytes(0), "0");
   EXPECT_EQ(short_bytes(1536), "1.5Ki");
   EXPECT_EQ(short_bytes(64u << 20), "64Mi");
+  EXPECT_EQ(short_quantity("24593412Ki"), "23Gi");
+  EXPECT_EQ(short_quantity("123456789"), "118Mi");
+  EXPECT_EQ(short_quantity("1500M"), "1.4Gi");
+  EXPECT_EQ(short_quantity("110x"), "110x");
+  EXPECT_EQ(short_quantity(""), "");
 }
 
 TEST(PrettyJson, IsTheSameValueIndented) {

@@ -80,8 +80,12 @@ void print_pods_and_pressure(Context& context, const json::value& node) {
   const json::value &capacity = member(status, "capacity"), &allocatable = member(status, "allocatable");
   std::string room;
   for (const char* name : {"cpu", "memory", "ephemeral-storage", "pods"}) {
-    const std::string has = text_member(capacity, name), gives = text_member(allocatable, name);
+    std::string has = text_member(capacity, name), gives = text_member(allocatable, name);
     if (has.empty()) continue;
+    if (std::string_view(name) == "memory" || std::string_view(name) == "ephemeral-storage") {
+      has = short_quantity(has);
+      gives = short_quantity(gives);
+    }
     room += (room.empty() ? "" : ", ") + std::string(name) + " " + gives + (has == gives ? "" : " of " + has);
   }
   context.out << "Pods     may have " << room << "\n";

@@ -164,6 +164,7 @@ class Room(PressureCase):
 
     def test_pods_that_do_not_fit_are_refused_until_there_is_room(self):
         self.run_pod(self.idle("first", {"memory": "300Mi"}))
+        self.assertRegex(self.node.pintle("status"), r"Pods +may have cpu \S+ of \d+, memory [\d.]+[MG]i of [\d.]+[MG]i, ephemeral-storage [\d.]+[MGT]i ")
         node = json.loads(self.node.pintle("status", "-o", "json"))["kubernetes"]["status"]
         self.assertEqual(node["allocatable"]["memory"], "500Mi")
         self.assertEqual(node["allocatable"]["pods"], "3")
