@@ -147,7 +147,7 @@ Result<Store::Records> Store::parse_records(std::string_view text) {
     };
     auto id = digest_at("id"), manifest = digest_at("manifest");
     if (!id || !manifest) return broken("a digest is missing");
-    Record record{*id, *manifest, {}, 0, {}};
+    Record record{*id, *manifest, {}, 0, {}, false};
     const auto texts_at = [&](const char* key, std::vector<std::string>& into) {
       const json::value* found = object.if_contains(key);
       if (!found || !found->is_array()) return;
@@ -159,6 +159,8 @@ Result<Store::Records> Store::parse_records(std::string_view text) {
     texts_at("pulled", record.pulled);
     if (const json::value* time = object.if_contains("loadedAt"); time && time->is_int64())
       record.loaded_at = time->get_int64();
+    if (const json::value* pinned = object.if_contains("pinned"); pinned && pinned->is_bool())
+      record.pinned = pinned->get_bool();
     records[*id] = std::move(record);
   }
   return records;
@@ -179,6 +181,7 @@ Status Store::write_records(const Records& records) {
                        {"references", json::value_from(record.references)},
                        {"loadedAt", record.loaded_at}};
     if (!record.pulled.empty()) image["pulled"] = json::value_from(record.pulled);
+    if (record.pinned) image["pinned"] = true;
     images.push_back(std::move(image));
   }
   const std::string text = json::serialize(json::object{{"version", 1}, {"images", std::move(images)}}) + "\n";
@@ -193,7 +196,8 @@ Result<std::shared_ptr<const Image>> Store::image_of(const Record& record) {
     std::lock_guard guard(mutex_);
     const auto known = parsed_.find(record.id);
     if (known != parsed_.end() && known->second->manifest == record.manifest &&
-        known->second->references == record.references && known->second->pulled == record.pulled) {
+        known->second->references == record.references && known->second->pulled == record.pulled &&
+        known->second->pinned == record.pinned) {
       return known->second;
     }
   }
@@ -214,6 +218,7 @@ Result<std::shared_ptr<const Image>> Store::image_of(const Record& record) {
   image->references = record.references;
   image->pulled = record.pulled;
   image->loaded_at = record.loaded_at;
+  image->pinned = record.pinned;
   image->size = manifest_text->size() + config_text->size();
   for (const Descriptor& layer : manifest->layers) {
     image->layers.push_back(layer.digest);
@@ -349,6 +354,21 @@ Result<bool> Store::is_leased(const Digest& image, std::string* user) const {
     return true;
   }
   return false;
+}
+
+Result<std::shared_ptr<const Image>> Store::set_pinned(std::string_view name, bool pinned) {
+  auto lock = Lock::acquire(root_.get(), kStoreLock, Lock::Kind::exclusive);
+  if (!lock) return lock.status();
+  auto records = read_records();
+  if (!records) return records.status();
+  bool by_reference = false;
+  auto found = find_record(*records, name, &by_reference);
+  if (!found) return found.status();
+  if (!*found) return std::shared_ptr<const Image>();
+  Record& record = **found;
+  if (std::exchange(record.pinned, pinned) != pinned)
+    if (Status status = write_records(*records); !status) return status;
+  return image_of(record);
 }
 
 Result<std::vector<Digest>> Store::remove(std::string_view name) {

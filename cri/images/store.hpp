@@ -15,7 +15,9 @@
 ///
 /// Vocabulary. An *image* is named by its *id*, the digest of its config. A *reference*
 /// ("docker.io/library/web:latest") points to one image; when another image takes it over, the old one stays without it
-/// until it is removed. A *lease* keeps an image, its blobs and snapshots while a container uses it.
+/// until it is removed. A *lease* keeps an image, its blobs and snapshots while a container uses it. A *pinned* image is not
+/// to be removed because nobody uses it: what was loaded may not be had again, other than what was pulled. The store tells
+/// it; who collects images heeds it. An image that loses its last reference to another one loses its pin.
 ///
 /// Life of an image. load: files are staged and hashed in an ingest folder; under the store's lock blobs take their
 /// names, layers are unpacked, all is synced, and last images.json is replaced: acknowledged means durable, and a load
@@ -63,6 +65,7 @@ struct Image {
   std::vector<Digest> chain;   ///< chain ids, base first
   Config config;
   int64_t loaded_at = 0;  ///< nanoseconds since 1970
+  bool pinned = false;    ///< it stays when nobody uses it
 
   std::vector<std::string> tags() const;  ///< references with a tag
   /// "docker.io/library/web@sha256:..." for each repository: of the index or manifest that was pulled by this name.
@@ -106,7 +109,7 @@ class Store {
   const std::vector<std::string>& warnings() const { return warnings_; }
   const std::string& path() const { return path_; }
 
-  /// Loads an archive or a layout folder. `reference` names the image where the archive brings no name; it is then
+  /// Loads an archive or a layout folder, whose images are pinned. `reference` names the image where the archive brings no name; it is then
   /// needed, and an archive of several images cannot be named by it.
   Result<std::vector<std::shared_ptr<const Image>>> load(const std::string& path, const std::string& reference);
   /// The archive is read from a descriptor, which may be a pipe and stays the caller's.
@@ -131,6 +134,9 @@ class Store {
   /// images' ids; none if the name is unknown. FAILED_PRECONDITION while a container uses the image.
   Result<std::vector<Digest>> remove(std::string_view name);
 
+  /// Pins the image, or takes the pin away; durable. Null if there is none of that name.
+  Result<std::shared_ptr<const Image>> set_pinned(std::string_view name, bool pinned);
+
   /// Keeps the image for `user` until `release`, and unpacks what is missing. NOT_FOUND if the image is not there.
   Result<Root> lease(std::string_view name, const std::string& user, const std::string& owner);
   Status release(const std::string& user);
@@ -148,6 +154,7 @@ class Store {
     std::vector<std::string> references;
     int64_t loaded_at = 0;
     std::vector<std::string> pulled;  ///< at most one of each repository
+    bool pinned = false;
   };
   using Records = std::map<Digest, Record>;
   struct Candidate;

@@ -72,6 +72,7 @@ struct Store::Candidate {
   std::vector<std::string> layer_names;  ///< in the source
   std::vector<std::string> references;   ///< whole ones
   std::string pulled;                    ///< as of Pulled
+  bool pinned = true;
 };
 
 Result<std::vector<std::shared_ptr<const Image>>> Store::load(const std::string& path, const std::string& reference) {
@@ -156,6 +157,7 @@ Result<std::shared_ptr<const Image>> Store::add(const Pulled& pulled) {
   for (const Descriptor& layer : pulled.manifest.layers) candidate.layer_names.push_back(blob_name(layer.digest));
   candidate.references = {pulled.reference};
   candidate.pulled = pulled.pulled;
+  candidate.pinned = false;
   auto images = commit_all(source, partial_.get(), candidates);
   if (!images) return images.status();
   return std::move(images->front());
@@ -359,9 +361,12 @@ Result<std::shared_ptr<const Image>> Store::commit(Source& source, int ingest, C
   const Digest id = manifest.config.digest;
   const auto add_references = [&](Record& record) {
     for (const std::string& reference : candidate.references) {
-      for (auto& [other_id, other] : records) std::erase(other.references, reference);
+      for (auto& [other_id, other] : records)
+        if (std::erase(other.references, reference) > 0 && other.references.empty() && other_id != id)
+          other.pinned = false;  // what nobody can name any more is not kept for ever
       record.references.push_back(reference);
     }
+    record.pinned = record.pinned || candidate.pinned;
     std::sort(record.references.begin(), record.references.end());
     const std::string repository = candidate.pulled.substr(0, candidate.pulled.find('@') + 1);
     if (repository.empty()) return;
@@ -409,7 +414,7 @@ Result<std::shared_ptr<const Image>> Store::commit(Source& source, int ingest, C
     }
   }
 
-  Record& record = records.try_emplace(id, Record{id, candidate.manifest_digest, {}, now(), {}}).first->second;
+  Record& record = records.try_emplace(id, Record{id, candidate.manifest_digest, {}, now(), {}, false}).first->second;
   add_references(record);
   auto image = image_of(record);
   if (!image) return image;

@@ -169,6 +169,21 @@ TEST_F(StoreTest, AReferenceMovesToTheNewImageAndTheOldOneStaysUntilItIsRemoved)
   EXPECT_EQ(store_->list()->size(), 1u);
 }
 
+TEST_F(StoreTest, WhatWasLoadedIsPinnedUntilSomebodyElseSaysOrAnotherImageTakesItsName) {
+  const Digest first = load(image("one", "web:1"))->front()->id;
+  EXPECT_TRUE((*store_->find("web:1"))->pinned);
+  EXPECT_FALSE((*store_->set_pinned("web:1", false))->pinned);
+  reopen();
+  EXPECT_FALSE((*store_->find("web:1"))->pinned);
+  ASSERT_TRUE((*store_->set_pinned("web:1", true))->pinned);
+  reopen();
+  EXPECT_TRUE((*store_->find("web:1"))->pinned);
+  ASSERT_TRUE(load(image("two", "web:1")).is_ok());
+  EXPECT_TRUE((*store_->find("web:1"))->pinned);
+  EXPECT_FALSE((*store_->find(first.to_string()))->pinned) << "nobody can name it any more";
+  EXPECT_EQ(*store_->set_pinned("absent:1", true), nullptr);
+}
+
 TEST_F(StoreTest, RemovingTheLastReferenceRemovesTheImageButNotWhatOthersShare) {
   const std::string base = layer("base"), one = Tar().file("one", "1").finish(), two = Tar().file("two", "2").finish();
   const ImageParts first = make_image({{base, base}, {one, one}}, "first:1"),

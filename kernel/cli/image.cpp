@@ -52,6 +52,7 @@ json::value details_of(const image::v1::Image& one) {
   for (const auto& [key, label] : one.labels()) labels[key] = label;
   object["labels"] = std::move(labels);
   object["manifest"] = one.manifest_digest();
+  object["pinned"] = one.image().pinned();
   object["layers"] = json::array(one.layers().begin(), one.layers().end());
   return value;
 }
@@ -280,6 +281,33 @@ int inspect(Context& context, const ImageOptions& options) {
   return exit;
 }
 
+int set_pinned(Context& context, const ImageOptions& options, bool pinned) {
+  image::v1::ListResponse set;
+  int exit = exit_ok;
+  for (const std::string& name : options.names) {
+    image::v1::SetPinnedRequest request;
+    request.set_reference(name);
+    request.set_pinned(pinned);
+    image::v1::SetPinnedResponse response;
+    if (Status status = context.admin().call(ImageBackendInterface::info, "SetPinned", request, response,
+                                             {options.provider, std::chrono::seconds(30)});
+        !status) {
+      const int failed = context.fail(status);
+      if (exit == exit_ok) exit = failed;
+      continue;
+    }
+    *set.add_images() = response.image();
+    if (context.format == Format::table || context.format == Format::wide)
+      context.out << one_line(name) << (pinned ? ": stays on this node" : ": may be removed when no container uses it")
+                  << "\n";
+  }
+  if (context.format != Format::table && context.format != Format::wide) print(context, set.images());
+  return exit;
+}
+
+int pin(Context& context, const ImageOptions& options) { return set_pinned(context, options, true); }
+int unpin(Context& context, const ImageOptions& options) { return set_pinned(context, options, false); }
+
 int save(Context& context, const ImageOptions& options) {
   // The node writes the file itself, and has another working directory.
   std::error_code problem;
@@ -347,6 +375,16 @@ void add_image(CLI::App& app, Context& context) {
         declare_provider(sub, options);
       },
       load);
+  for (const auto& [name, what, run] :
+       {std::tuple("pin", "Keep images that no container uses, as those that were loaded are kept", &pin),
+        std::tuple("unpin", "Let images be removed when no container uses them and the disk fills", &unpin)})
+    command<ImageOptions>(
+        *group, context, name, what,
+        [](CLI::App& sub, ImageOptions& options) {
+          sub.add_option("image", options.names, "Names or ids")->required()->type_name("IMAGE");
+          declare_provider(sub, options);
+        },
+        run);
   command<ImageOptions>(
       *group, context, "rm", "Remove image names, and images with their last name",
       [](CLI::App& sub, ImageOptions& options) {

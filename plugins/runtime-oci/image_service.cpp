@@ -28,6 +28,7 @@ image::v1::Image to_message(const images::Image& image) {
   for (const std::string& tag : image.tags()) basic.add_repo_tags(tag);
   for (const std::string& digest : image.digests()) basic.add_repo_digests(digest);
   basic.set_size(image.size);
+  basic.set_pinned(image.pinned);
   basic.mutable_spec()->set_image(image.id.to_string());
   const images::Config& config = image.config;
   const std::string user = config.user.substr(0, config.user.find(':'));
@@ -351,6 +352,20 @@ Task<Result<image::v1::SaveResponse>> ImageService::Save(Call& call, const image
   if (!written) co_return written.status();
   image::v1::SaveResponse response;
   response.set_bytes(*written);
+  co_return response;
+}
+
+Task<Result<image::v1::SetPinnedResponse>> ImageService::SetPinned(Call&, const image::v1::SetPinnedRequest& request) {
+  if (!store_) co_return closed();
+  const auto work = [store = store_, name = request.reference(), pinned = request.pinned()] {
+    return store->set_pinned(name, pinned);
+  };
+  Task<Result<ImagePointer>> setting = host_.blocking(work);
+  const Result<ImagePointer> image = co_await std::move(setting);
+  if (!image) co_return image.status();
+  if (!*image) co_return not_found("image '" + request.reference() + "' is not on this node");
+  image::v1::SetPinnedResponse response;
+  *response.mutable_image() = to_message(**image);
   co_return response;
 }
 

@@ -44,6 +44,7 @@ class ImageService final : public image::v1::ImageBackend {
   Task<pintle::Status> PullWithProgress(Call& call, const image::v1::PullRequest& request,
                                         StreamWriter<image::v1::PullProgress>& writer) override;
   Task<Result<image::v1::SaveResponse>> Save(Call& call, const image::v1::SaveRequest& request) override;
+  Task<Result<image::v1::SetPinnedResponse>> SetPinned(Call& call, const image::v1::SetPinnedRequest& request) override;
   Task<Result<image::v1::FileSystemResponse>> FileSystem(Call& call,
                                                          const image::v1::FileSystemRequest& request) override;
 

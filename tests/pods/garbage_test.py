@@ -1,5 +1,6 @@
 """What pods leave behind, and what nobody uses: dead containers, logs, images."""
 
+import json
 import os
 import subprocess
 
@@ -65,11 +66,17 @@ class Garbage(PodCase):
 
     def test_images_that_nobody_uses_go_after_their_time(self):
         archive, other = image("other")
-        self.node.pintle("image", "load", archive)
+        kept_archive, kept = image("kept")
+        self.node.pintle("image", "load", archive, kept_archive)
         self.run_pod(pod("user", shell("one", SLEEP)))
         self.apply(imageMinimumGCAge="0s", imageMaximumGCAge="2s", imageGCPeriod="500ms")
+        self.assertIn("may be removed", self.node.pintle("image", "unpin", other, pods.IMAGE))
         wait_for("the unused one has gone", lambda: other.split(":")[0] not in self.images(), 20)
         self.assertIn(pods.IMAGE.split(":")[0], self.images())
+        self.assertIn(kept.split(":")[0], self.images(), "what was loaded may not be had again: it is pinned")
+        self.assertIs(json.loads(self.node.pintle("image", "inspect", kept, "-o", "json"))["pinned"], True)
+        self.node.pintle("image", "unpin", kept)
+        wait_for("it goes when it is not pinned any more", lambda: kept.split(":")[0] not in self.images(), 20)
 
     def test_the_longest_unused_images_go_from_a_full_disk(self):
         disk = os.path.join(contained.root(), "disk-" + os.path.basename(self.node.root))
@@ -86,6 +93,7 @@ class Garbage(PodCase):
         for name in ("used-lately", "never-used", "in-use"):
             archive, names[name] = image(name, 10)
             self.node.pintle("image", "load", archive)
+            self.node.pintle("image", "unpin", names[name])
         for name in ("used-lately", "in-use"):
             container = {**pods.container("one", "sleep"), "image": names[name]}
             self.run_pod(pod(name, container))

@@ -151,6 +151,7 @@ class Crictl(NodeTest):
         images = self.json("images")["images"]
         self.assertEqual([image["repoTags"] for image in images], [[pods.IMAGE]])
         self.assertEqual(self.json("inspecti", pods.IMAGE)["status"]["id"], images[0]["id"])
+        self.assertIs(self.json("inspecti", pods.IMAGE)["status"]["pinned"], True, "it was loaded")
         self.crictl("rmi", pods.IMAGE)
         self.assertEqual(self.json("images")["images"], [])
 
