@@ -10,10 +10,10 @@ prefix=${PINTLE_SANITIZE_BUILD:-build}
 jobs=${PINTLE_JOBS:-$(nproc)}
 
 # ctest entries; one that does not exist in this tree is an error, so that a renamed test is not lost.
-address=(kernel_engine_test pintle_wire_test kernel_loader_test sdk_test contract_test document_test pintle_files_test pintle_images_test
+address=(kernel_engine_test kernel_admin_test pintle_wire_test kernel_loader_test sdk_test contract_test document_test pintle_files_test pintle_images_test
   pintle_registry_test pintle_oci_spec_test cni_test cni_library_test cri_state_test cri_engine_test node_agent_units_test
   node_agent_probes_test node_agent_test runtime_oci_test api_test certificates_test http_server_test profile_test)
-thread=(kernel_engine_test)
+thread=(kernel_engine_test kernel_admin_test)
 
 export ASAN_OPTIONS=detect_stack_use_after_return=1:strict_string_checks=1:abort_on_error=1
 export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1

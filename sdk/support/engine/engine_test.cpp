@@ -26,9 +26,10 @@ class QuietServices : public Services {
   }
   Status metrics_text(std::function<void(std::string)> done) override {
     if (!knows_metrics) return Services::metrics_text(std::move(done));
-    std::thread([done = std::move(done)] { done("lane_turns 5\n"); }).detach();
+    answering = std::thread([done = std::move(done)] { done("lane_turns 5\n"); });
     return {};
   }
+  std::thread answering;
   bool knows_metrics = true;
   std::mutex lock_;
   std::vector<std::string> failures;
@@ -100,6 +101,9 @@ class EngineTest : public testing::Test {
     server.set_handler(std::move(handler));
     binding = engine.bind(caller, server, 0, "test.Echo");
     engine.start();
+  }
+  void TearDown() override {
+    if (services.answering.joinable()) services.answering.join();
   }
   static EngineOptions options() {
     EngineOptions out;

@@ -110,11 +110,11 @@ struct Reactor::State {
   void enlist() {
     ThreadState* mine = nullptr;
     {
-      std::lock_guard lock(threads_lock);
+      std::lock_guard lock(threads_lock);  // the watchdog reads all states
       mine = &thread_states.emplace_back();
+      mine->tid = static_cast<int32_t>(syscall(SYS_gettid));
+      mine->signal_stack = std::make_unique<char[]>(signal_stack_size);
     }
-    mine->tid = static_cast<int32_t>(syscall(SYS_gettid));
-    mine->signal_stack = std::make_unique<char[]>(signal_stack_size);
     const stack_t stack{mine->signal_stack.get(), 0, signal_stack_size};
     sigaltstack(&stack, nullptr);  // a stack that overflowed has no room for the handler that records it
     set_current_thread(mine);
