@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "cri/api.pb.h"
+#include "cri/oci/apparmor.hpp"
 #include "cri/oci/hooks.hpp"
 #include "cri/oci/mounts.hpp"
 #include "cri/oci/seccomp.hpp"
@@ -190,35 +191,6 @@ Result<Filter> seccomp_of(const LinuxContainerSecurityContext& context) {
                           "' is unknown; use runtime/default, localhost/PATH or unconfined");
 }
 
-/// The AppArmor profile to run in, empty for none. It has to be loaded: whoever asks for one must not run without.
-Result<std::string> apparmor_of(const LinuxContainerSecurityContext& context, const HostFacts& host) {
-  if (context.privileged()) return std::string();
-  std::string name;
-  const std::string& old = context.apparmor_profile();
-  if (context.has_apparmor()) {
-    if (context.apparmor().profile_type() == SecurityProfile::Unconfined) return std::string();
-    // kubelet names RuntimeDefault wherever nothing is asked for; we ship no profile, so that means none.
-    if (context.apparmor().profile_type() == SecurityProfile::RuntimeDefault) return std::string();
-    name = context.apparmor().localhost_ref();
-  } else if (old.starts_with("localhost/")) {
-    name = old.substr(sizeof "localhost/" - 1);
-  } else if (!old.empty() && old != "runtime/default" && old != "unconfined") {
-    return invalid_argument("AppArmor profile '" + old.substr(0, 100) +
-                            "' is unknown; use runtime/default, localhost/NAME or unconfined");
-  } else {
-    return std::string();
-  }
-  if (name.starts_with("localhost/")) name = name.substr(sizeof "localhost/" - 1);
-  if (!host.has_apparmor)
-    return failed_precondition("AppArmor profile '" + name.substr(0, 100) +
-                               "' is asked for, but this node has no AppArmor");
-  const auto loaded = files::read_file("/sys/kernel/security/apparmor/profiles", 4u << 20);
-  if (!loaded || ("\n" + *loaded).find("\n" + name + " (") == std::string::npos)
-    return failed_precondition("AppArmor profile '" + name.substr(0, 100) +
-                               "' is not loaded on this node: load it with apparmor_parser");
-  return name;
-}
-
 /// "user:role:type:level"; empty for none.
 Result<std::string> selinux_of(const LinuxContainerSecurityContext& context, const HostFacts& host) {
   const auto& options = context.selinux_options();
@@ -399,7 +371,7 @@ Result<Spec> make_spec(const SpecRequest& request) {
   if (!capabilities) return capabilities.status();
   auto filter = seccomp_of(context);
   if (!filter) return filter.status();
-  auto apparmor = apparmor_of(context, host);
+  auto apparmor = apparmor_profile_of(context, host, spec.remarks);
   if (!apparmor) return apparmor.status();
   auto selinux = selinux_of(context, host);
   if (!selinux) return selinux.status();

@@ -83,6 +83,7 @@ struct HostFacts {
   bool can_lower_oom_score = true;     ///< CAP_SYS_RESOURCE
   int own_oom_score = 0;               ///< oom_score_adj of this process, the lowest it can give without the capability
   bool has_apparmor = false;
+  std::string apparmor_profiles = "/sys/kernel/security/apparmor/profiles";  ///< the kernel's list of what is loaded
   bool has_selinux = false;
   static HostFacts detect(cgroup::Mode cgroup_mode);
 };

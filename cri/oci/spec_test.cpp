@@ -155,6 +155,55 @@ TEST_F(SpecTest, LabelsNeedAHostThatHasThem) {
   EXPECT_THAT(make().status().message(), HasSubstr("this node has no AppArmor"));
 }
 
+TEST_F(SpecTest, AppArmorProfilesAreChosenAsAskedWhereTheyAreLoaded) {
+  using runtime::v1::SecurityProfile;
+  const auto profile = [&]() -> std::string {
+    const json::object process = document().at("process").as_object();
+    return process.contains("apparmorProfile") ? std::string(process.at("apparmorProfile").as_string()) : "none";
+  };
+  host_.has_apparmor = true;
+  host_.apparmor_profiles = testing::TempDir() + "pintle-apparmor-profiles-" + std::to_string(getpid());
+  std::ofstream(host_.apparmor_profiles) << "/usr/bin/man (enforce)\ntight (complain)\n";
+  EXPECT_EQ(profile(), "none") << "the default one is not there";
+  EXPECT_THAT(make()->remarks, Contains(HasSubstr("apt install apparmor")));
+  std::ofstream(host_.apparmor_profiles, std::ios::app) << "pintle-default (enforce)\n";
+  EXPECT_EQ(profile(), "pintle-default") << "unless something else is asked for";
+  const auto ask = [&](auto type, const std::string& name = "") {
+    context().mutable_apparmor()->set_profile_type(type);
+    context().mutable_apparmor()->set_localhost_ref(name);
+  };
+  ask(SecurityProfile::RuntimeDefault);
+  EXPECT_EQ(profile(), "pintle-default");
+  ask(SecurityProfile::Unconfined);
+  EXPECT_EQ(profile(), "none");
+  for (const char* name : {"tight", "localhost/tight", "/usr/bin/man"}) {
+    ask(SecurityProfile::Localhost, name);
+    EXPECT_EQ(profile(), std::string(name).substr(std::string(name).starts_with("localhost/") ? 10 : 0));
+  }
+  for (const char* name : {"tigh", "man", "missing", ""}) {
+    ask(SecurityProfile::Localhost, name);
+    EXPECT_EQ(make().status().code(), Code::failed_precondition) << name;
+    EXPECT_THAT(make().status().message(), HasSubstr("is not loaded on this node"));
+  }
+  context().clear_apparmor();
+  for (const auto& [old, expected] : {std::pair("localhost/tight", "tight"), std::pair("unconfined", "none"),
+                                      std::pair("runtime/default", "pintle-default")}) {
+    context().set_apparmor_profile(old);
+    EXPECT_EQ(profile(), expected) << old;
+  }
+  context().set_apparmor_profile("tight");
+  EXPECT_EQ(make().status().code(), Code::invalid_argument);
+  context().clear_apparmor_profile();
+  context().set_privileged(true);
+  EXPECT_EQ(profile(), "none");
+  context().set_privileged(false);
+  host_.has_apparmor = false;
+  ask(SecurityProfile::RuntimeDefault);
+  EXPECT_EQ(profile(), "none") << "nothing is confined on a node without AppArmor";
+  EXPECT_THAT(make()->remarks, Contains(HasSubstr("this node has no AppArmor")));
+  std::filesystem::remove(host_.apparmor_profiles);
+}
+
 TEST_F(SpecTest, NamespacesAreJoinedByPathAndTheNodesAreLeftOut) {
   places_.network_namespace = "/run/netns/a";
   places_.ipc_namespace = "/run/ipc/a";

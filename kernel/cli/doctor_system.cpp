@@ -95,8 +95,13 @@ Finding security_module_finding(const Host& host) {
             "install container-selinux; if pods are refused: ausearch -m avc -ts recent"};
   }
   if (host.read("/sys/module/apparmor/parameters/enabled").value_or("") == "Y") {
-    return {"apparmor", Health::ok, "is enabled; containers run unconfined by it unless their pod names a profile", "",
-            ""};
+    for (const char* folder : {"/usr/sbin", "/sbin"}) {
+      if (host.exists(folder + std::string("/apparmor_parser")))
+        return {"apparmor", Health::ok, "is enabled; containers run in its profile pintle-default unless they name one",
+                "", ""};
+    }
+    return {"apparmor", Health::warn, "is enabled, but apparmor_parser is not installed",
+            "containers run unconfined by it unless they name a profile", "apt-get install apparmor"};
   }
   return {"security-module", Health::ok, "neither SELinux nor AppArmor confines programs here", "", ""};
 }

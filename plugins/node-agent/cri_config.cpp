@@ -189,10 +189,8 @@ void set_security(cri::LinuxContainerSecurityContext& out, const core::Pod& pod,
     set_selinux(*out.mutable_selinux_options(), own.se_linux_options());
   else if (of_pod.has_se_linux_options())
     set_selinux(*out.mutable_selinux_options(), of_pod.se_linux_options());
-  if (own.has_app_armor_profile())
-    set_apparmor(*out.mutable_apparmor(), own.app_armor_profile());
-  else if (of_pod.has_app_armor_profile())
-    set_apparmor(*out.mutable_apparmor(), of_pod.app_armor_profile());
+  core::AppArmorProfile apparmor;
+  if (api::find_apparmor_profile(pod, container, apparmor)) set_apparmor(*out.mutable_apparmor(), apparmor);
   if (own.privileged()) {
     out.mutable_seccomp()->set_profile_type(cri::SecurityProfile::Unconfined);
     return;

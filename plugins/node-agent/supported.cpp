@@ -31,8 +31,6 @@ class Unsupported {
     const core::PodSecurityContext& security = spec.security_context();
     const std::string security_at = child(at, "securityContext");
     refuse(security.has_windows_options(), child(security_at, "windowsOptions"), "Windows containers are");
-    refuse(security.app_armor_profile().type() == "RuntimeDefault", child(security_at, "appArmorProfile"),
-           "AppArmor profiles besides those of the node (type Localhost) are");
     for (int i = 0; i < security.sysctls_size(); ++i)
       sysctl(security.sysctls(i), child(child(security_at, "sysctls"), static_cast<size_t>(i)));
     for (int i = 0; i < spec.volumes_size(); ++i)
@@ -106,8 +104,6 @@ class Unsupported {
     const core::SecurityContext& security = container.security_context();
     const std::string security_at = child(at, "securityContext");
     refuse(security.has_windows_options(), child(security_at, "windowsOptions"), "Windows containers are");
-    refuse(security.app_armor_profile().type() == "RuntimeDefault", child(security_at, "appArmorProfile"),
-           "AppArmor profiles besides those of the node (type Localhost) are");
   }
 
   api::Problems& problems_;

@@ -14,6 +14,7 @@
 #include <chrono>
 
 #include "cri/oci/spec.hpp"
+#include "plugins/runtime-oci/apparmor_loader.hpp"
 #include "plugins/runtime-oci/monitor.hpp"
 #include "plugins/runtime-oci/placement.hpp"
 
@@ -177,6 +178,8 @@ Task<Result<runtime::v1::CreateContainerResponse>> Containers::create(
   entries_[id] = entry;
   Turnstile::Pass pass = co_await entry->turnstile.enter();
 
+  Task<void> confining = keep_default_profile(host_, node_);
+  co_await std::move(confining);
   const auto work = [node = node_, store = store_, request = &request] { return prepare(*node, *store, *request); };
   Task<Result<Prepared>> preparing = host_.blocking(work);
   Result<Prepared> prepared = co_await std::move(preparing);

@@ -10,6 +10,7 @@
 
 #include "cri/images/store.hpp"
 #include "pintle/runtime.pintle.hpp"
+#include "plugins/runtime-oci/apparmor_loader.hpp"
 #include "plugins/runtime-oci/containers.hpp"
 #include "plugins/runtime-oci/image_service.hpp"
 #include "plugins/runtime-oci/placement.hpp"
@@ -263,6 +264,9 @@ class RuntimeOci final : public Plugin {
                                       {"cgroups", cgroup::mode_name(node->cgroups.mode())},
                                       {"cgroup driver", driver_name(node->driver)}});
     parts_.node = std::move(node);
+    Task<Status> confining = load_default_profile(host(), parts_.node);
+    const Status confined = co_await std::move(confining);
+    if (!confined) host().warn(confined.message());
     co_return Status::ok();
   }
 

@@ -100,6 +100,7 @@ Result<Programs> find_programs(const Settings& settings, const cgroup::Layout& c
     return failed_precondition("the container monitor '" + settings.monitor +
                                "' is not on this host; install it (apt install conmon)");
   }
+  programs.apparmor_parser = find_program("apparmor_parser");
   if (settings.launcher.empty()) programs.launcher = find_program(launcher_beside_plugin());
   if (programs.launcher.empty())
     programs.launcher = find_program(settings.launcher.empty() ? PINTLE_LAUNCHER : settings.launcher);

@@ -40,6 +40,7 @@ struct Programs {
   std::string runtime_version;  ///< "1.8.1"
   std::string monitor;
   std::string launcher;
+  std::string apparmor_parser;  ///< loads AppArmor profiles; empty: is not installed
 };
 
 /// Looks for the programs. "auto" is crun where it is installed and runs on such a host, else runc. FAILED_PRECONDITION says

@@ -13,6 +13,7 @@
 #include "sdk/api/problem.hpp"
 
 namespace k8s::io::api::core::v1 {
+class AppArmorProfile;
 class Container;
 class Pod;
 class ResourceRequirements;
@@ -29,6 +30,12 @@ PINTLE_API_EXPORT Problems validate_pod(const k8s::io::api::core::v1::Pod& pod);
 /// "Guaranteed" (every container has limits for cpu and memory, and requests equal to them), "BestEffort" (none has
 /// any), else "Burstable".
 PINTLE_API_EXPORT std::string_view quality_of_service(const k8s::io::api::core::v1::Pod& pod);
+
+/// The AppArmor profile that a container asks for: by its own field, by the pod's annotation
+/// container.apparmor.security.beta.kubernetes.io/NAME, or by the pod's field, in this order. False if by none.
+PINTLE_API_EXPORT bool find_apparmor_profile(const k8s::io::api::core::v1::Pod& pod,
+                                             const k8s::io::api::core::v1::Container& container,
+                                             k8s::io::api::core::v1::AppArmorProfile& profile);
 
 /// Whether an image reference means "latest": no tag and no digest, or this very tag.
 PINTLE_API_EXPORT bool is_latest_image(std::string_view reference);

@@ -164,6 +164,32 @@ TEST(PodValidation, names_what_is_missing_or_wrong) {
   for (const auto& [yaml, wanted] : cases) EXPECT_THAT(complaint(yaml), HasSubstr(wanted)) << yaml;
 }
 
+TEST(PodAppArmorProfile, is_that_of_the_field_then_of_the_annotation_then_of_the_pod) {
+  const std::string annotation = "metadata: {name: a, annotations: {container.apparmor.security.beta.kubernetes.io/";
+  const auto asked = [](const std::string& yaml) {
+    const core::Pod pod = read(yaml);
+    core::AppArmorProfile profile;
+    if (!find_apparmor_profile(pod, pod.spec().containers(0), profile)) return std::string("none");
+    return profile.type() + " " + profile.localhost_profile();
+  };
+  const std::string spec =
+      "}}\nspec: {securityContext: {appArmorProfile: {type: Unconfined}}, containers: [{name: c, image: i";
+  const std::string field = ", securityContext: {appArmorProfile: {type: Localhost, localhostProfile: own}}";
+  EXPECT_EQ(asked("metadata: {name: a}\nspec: {containers: [{name: c, image: i}]}"), "none");
+  EXPECT_EQ(asked(annotation + "other: runtime/default" + spec + "}]}"), "Unconfined ");
+  EXPECT_EQ(asked(annotation + "c: runtime/default" + spec + "}]}"), "RuntimeDefault ");
+  EXPECT_EQ(asked(annotation + "c: localhost/tight" + spec + "}]}"), "Localhost tight");
+  EXPECT_EQ(asked(annotation + "c: localhost/tight" + spec + field + "}]}"), "Localhost own");
+  EXPECT_EQ(complaint(annotation + "c: localhost/tight" + spec + "}]}"), "");
+  EXPECT_EQ(complaint(annotation + "c: localhost/own" + spec + field + "}]}"), "");
+  EXPECT_THAT(complaint(annotation + "c: localhost/tight" + spec + field + "}]}"),
+              HasSubstr("name different profiles"));
+  EXPECT_THAT(complaint(annotation + "c: tight" + spec + "}]}"),
+              HasSubstr("must be runtime/default, localhost/NAME or unconfined, is \"tight\""));
+  EXPECT_THAT(complaint(annotation + "c: localhost/" + spec + "}]}"), HasSubstr("must be runtime/default"));
+  EXPECT_THAT(complaint(annotation + "d: unconfined" + spec + "}]}"), HasSubstr("there is no container \"d\""));
+}
+
 TEST(PodQualityOfService, follows_requests_and_limits) {
   const auto quality = [](std::string_view resources) {
     return std::string(quality_of_service(read(

@@ -25,6 +25,23 @@ constexpr int64_t kMostUserId = 2147483647;
 
 constexpr int kMostRestartRules = 20, kMostExitCodes = 255;
 constexpr size_t kLongestHostname = 64;  // the kernel's
+constexpr std::string_view kApparmorAnnotation = "container.apparmor.security.beta.kubernetes.io/";
+
+/// What an annotation says, as a field would. False for what it may not say.
+bool parse_apparmor(std::string_view text, core::AppArmorProfile& profile) {
+  constexpr std::string_view kLocalhost = "localhost/";
+  if (text == "runtime/default") {
+    profile.set_type("RuntimeDefault");
+  } else if (text == "unconfined") {
+    profile.set_type("Unconfined");
+  } else if (text.starts_with(kLocalhost) && text.size() > kLocalhost.size()) {
+    profile.set_type("Localhost");
+    profile.set_localhost_profile(std::string(text.substr(kLocalhost.size())));
+  } else {
+    return false;
+  }
+  return true;
+}
 
 class PodValidator {
  public:
@@ -69,6 +86,7 @@ class PodValidator {
     }
     for (int i = 0; i < spec.containers_size(); ++i)
       container(spec.containers(i), spec, child("/spec/containers", static_cast<size_t>(i)));
+    apparmor_annotations(pod);
     if (spec.has_resources()) pod_resources(spec);
     for (const auto& [pointer, name] : references_)
       if (!containers_.contains(name)) add(child(pointer, "containerName"), "there is no container \"" + name + "\"");
@@ -162,6 +180,30 @@ class PodValidator {
       add(child(pointer, "localhostProfile"), "is required with type Localhost");
     if (profile.type() != "Localhost" && profile.has_localhost_profile())
       add(child(pointer, "localhostProfile"), "may only be set with type Localhost");
+  }
+
+  /// The older way to name a container's profile; a field that says something else is a contradiction.
+  void apparmor_annotations(const core::Pod& pod) {
+    for (const auto& [key, value] : pod.metadata().annotations()) {
+      if (!key.starts_with(kApparmorAnnotation)) continue;
+      const std::string pointer = child("/metadata/annotations", key);
+      const std::string name = key.substr(kApparmorAnnotation.size());
+      if (!containers_.contains(name)) add(pointer, "there is no container \"" + name + "\"");
+      core::AppArmorProfile profile;
+      const bool is_good = parse_apparmor(value, profile);
+      if (!is_good && !value.empty())
+        add(pointer, "must be runtime/default, localhost/NAME or unconfined, is \"" + value.substr(0, 100) + "\"");
+      if (!is_good) continue;
+      const auto contradicts = [&](const core::Container& container) {
+        const core::AppArmorProfile& field = container.security_context().app_armor_profile();
+        return container.name() == name && container.security_context().has_app_armor_profile() &&
+               (field.type() != profile.type() || field.localhost_profile() != profile.localhost_profile());
+      };
+      const auto& spec = pod.spec();
+      if (std::any_of(spec.containers().begin(), spec.containers().end(), contradicts) ||
+          std::any_of(spec.init_containers().begin(), spec.init_containers().end(), contradicts))
+        add(pointer, "and the container's securityContext.appArmorProfile name different profiles; leave one out");
+    }
   }
 
   /// Files of the pod's own fields, in a downwardAPI volume or a projected one.
@@ -644,6 +686,19 @@ class PodValidator {
 };
 
 }  // namespace
+
+bool find_apparmor_profile(const core::Pod& pod, const core::Container& container, core::AppArmorProfile& profile) {
+  if (container.security_context().has_app_armor_profile()) {
+    profile = container.security_context().app_armor_profile();
+    return true;
+  }
+  const auto& annotations = pod.metadata().annotations();
+  const auto annotation = annotations.find(std::string(kApparmorAnnotation) + container.name());
+  if (annotation != annotations.end() && parse_apparmor(annotation->second, profile)) return true;
+  if (!pod.spec().security_context().has_app_armor_profile()) return false;
+  profile = pod.spec().security_context().app_armor_profile();
+  return true;
+}
 
 Problems validate_pod(const core::Pod& pod) {
   Problems problems;

@@ -41,13 +41,13 @@ static int ticks(long milliseconds) {
   }
 }
 
-static int serve(int port) {
+static int serve(int port, int protocol) {
   enum { most = 256 };
   struct pollfd watched[most];
   char bytes[4096];
   int count = 1;
   const int on = 1, off = 0;
-  const int listener = socket(AF_INET6, SOCK_STREAM, 0);
+  const int listener = socket(AF_INET6, SOCK_STREAM, protocol);
   struct sockaddr_in6 address;
   memset(&address, 0, sizeof address);
   address.sin6_family = AF_INET6;
@@ -99,7 +99,8 @@ int main(int count, char** arguments) {
   signal(SIGTERM, end);
   signal(SIGPIPE, SIG_IGN);
   if (!strcmp(what, "ticks")) return ticks(number ? number : 10);
-  if (!strcmp(what, "serve")) return serve((int)number);
+  if (!strcmp(what, "serve")) return serve((int)number, IPPROTO_TCP);
+  if (!strcmp(what, "serve-sctp")) return serve((int)number, IPPROTO_SCTP);
   if (!strcmp(what, "exit")) return (int)number;
   if (!strcmp(what, "eat")) return eat(number, count > 3 ? atol(arguments[3]) : 0);
   if (!strcmp(what, "spin")) {
@@ -109,6 +110,6 @@ int main(int count, char** arguments) {
   if (!strcmp(what, "sleep")) {
     for (;;) pause();
   }
-  fprintf(stderr, "workload: what? ticks, serve, sleep, spin, eat or exit\n");
+  fprintf(stderr, "workload: what? ticks, serve, serve-sctp, sleep, spin, eat or exit\n");
   return 2;
 }

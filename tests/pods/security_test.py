@@ -114,8 +114,13 @@ class Security(PodCase):
         self.node.drop(pod("armored", shell("one", SLEEP, securityContext={"appArmorProfile": {"type": "Localhost", "localhostProfile": "tight"}})))
         found = self.wait_for_message("armored", "this node has no AppArmor")
         self.assertEqual(self.containers_of(found), [])
-        _, container = self.run_pod(pod("bare", shell("one", SLEEP, securityContext={"appArmorProfile": {"type": "Unconfined"}})))
-        self.assertTrue(container.pid)
+        annotated = pod("annotated", shell("one", SLEEP))
+        annotated["metadata"]["annotations"] = {"container.apparmor.security.beta.kubernetes.io/one": "localhost/tight"}
+        self.node.drop(annotated)
+        self.wait_for_message("annotated", "this node has no AppArmor")
+        for kind in ("Unconfined", "RuntimeDefault"):
+            _, container = self.run_pod(pod("bare-" + kind.lower(), shell("one", SLEEP, securityContext={"appArmorProfile": {"type": kind}})))
+            self.assertTrue(container.pid)
 
     @unittest.skipIf(os.path.exists("/sys/fs/selinux/enforce"), "this host has SELinux")
     def test_selinux_is_refused_where_there_is_none(self):
