@@ -41,7 +41,8 @@ std::vector<Lost> lost_pins(const SandboxRecord& record, const std::string& proc
   look("pid", record.pid_namespace(), record.pid_inode());
   look("user", record.user_namespace(), record.user_inode());
   // A pinned process namespace takes no process any more once its first one has ended.
-  const bool has_ended = !record.pid_namespace().empty() && !has_process_namespace(process_root, record.id());
+  const bool has_ended = !record.pid_namespace().empty() &&
+                         !has_process_namespace(process_cgroups(process_root, record.cgroup_parent(), record.id()));
   if (has_ended) lost.push_back({"pid", record.pid_namespace(), 0});
   return lost;
 }
@@ -77,7 +78,7 @@ Status remove_strays(const Engine::Settings& settings, const std::set<std::strin
   each_stray(settings.state_folder + "/pods",
              [](int folder, const std::string& name) { return files::remove_tree(folder, name); });
   for (const std::string& id : all_process_namespaces(settings.process_root)) {
-    if (!known.contains(id)) failures.note(end_process_namespace(settings.process_root, id));
+    if (!known.contains(id)) failures.note(end_process_namespace(process_cgroups(settings.process_root, "", id)));
   }
   return failures.status();
 }

@@ -23,13 +23,11 @@ namespace {
 
 constexpr unsigned kEndPatience = 2000;  // milliseconds
 
-std::string cgroup_of(const std::string& root, const std::string& sandbox_id) { return root + "/" + sandbox_id; }
-
-Result<std::vector<std::string>> make_cgroup(const std::string& root, const std::string& sandbox_id) {
+Result<std::vector<std::string>> make_cgroup(const std::string& path) {
   const Result<cgroup::Layout> layout = cgroup::Layout::detect();
   if (!layout) return layout.status();
-  if (Status created = layout->create(cgroup_of(root, sandbox_id)); !created) return created;
-  return layout->folders(cgroup_of(root, sandbox_id));
+  if (Status created = layout->create(path); !created) return created;
+  return layout->folders(path);
 }
 
 Result<ProcessNamespace> pin(const std::string& answer, const std::string& run_folder) {
@@ -46,7 +44,15 @@ Result<ProcessNamespace> pin(const std::string& answer, const std::string& run_f
 
 }  // namespace
 
-Task<Result<ProcessNamespace>> make_process_namespace(Host& host, std::string program, std::string root,
+std::vector<std::string> process_cgroups(const std::string& root, const std::string& pod_cgroup,
+                                         const std::string& sandbox_id) {
+  std::vector<std::string> cgroups;
+  if (!pod_cgroup.empty()) cgroups.push_back(pod_cgroup + "/pintle-" + sandbox_id);
+  cgroups.push_back(root + "/" + sandbox_id);
+  return cgroups;
+}
+
+Task<Result<ProcessNamespace>> make_process_namespace(Host& host, std::string program, std::string cgroup,
                                                       std::string sandbox_id, std::string run_folder,
                                                       std::string user_namespace) {
   if (::access(program.c_str(), X_OK) != 0) {
@@ -54,7 +60,7 @@ Task<Result<ProcessNamespace>> make_process_namespace(Host& host, std::string pr
         "the pod's containers shall share their processes, but " + program +
         " is not on this host: install Pintle's package again, or set namespace_options.pid to CONTAINER");
   }
-  auto prepare = [root, sandbox_id] { return make_cgroup(root, sandbox_id); };
+  auto prepare = [cgroup] { return make_cgroup(cgroup); };
   Task<Result<std::vector<std::string>>> preparing = host.blocking(std::move(prepare));
   Result<std::vector<std::string>> folders = co_await std::move(preparing);
   if (!folders) co_return folders.status();
@@ -86,23 +92,28 @@ Task<Result<ProcessNamespace>> make_process_namespace(Host& host, std::string pr
   co_return co_await std::move(finishing);
 }
 
-Status end_process_namespace(const std::string& root, const std::string& sandbox_id) {
+Status end_process_namespace(const std::vector<std::string>& cgroups) {
   const Result<cgroup::Layout> layout = cgroup::Layout::detect();
   if (!layout) return layout.status();
-  const std::string path = cgroup_of(root, sandbox_id);
-  if (!layout->exists(path)) return Status::ok();
-  if (Status killed = layout->kill(path); !killed) return killed;
-  if (Status removed = layout->remove(path, kEndPatience); !removed) return removed;
-  // With the last pod goes the root; the kernel refuses while there are others.
-  for (const std::string& folder : layout->folders(root)) ::rmdir(folder.c_str());
-  return Status::ok();
+  Status first;
+  for (const std::string& path : cgroups) {
+    if (!layout->exists(path)) continue;
+    Status ended = layout->kill(path);
+    if (ended) ended = layout->remove(path, kEndPatience);
+    if (!ended && first) first = ended;
+    // With the last pod goes the root. A pod's cgroup is not ours to remove.
+    if (path == cgroups.back()) layout->discard(path.substr(0, path.rfind('/')));
+  }
+  return first;
 }
 
-bool has_process_namespace(const std::string& root, const std::string& sandbox_id) {
+bool has_process_namespace(const std::vector<std::string>& cgroups) {
   const Result<cgroup::Layout> layout = cgroup::Layout::detect();
   if (!layout) return false;
-  const Result<std::vector<pid_t>> processes = layout->processes(cgroup_of(root, sandbox_id));
-  return processes && !processes->empty();
+  return std::any_of(cgroups.begin(), cgroups.end(), [&](const std::string& path) {
+    const Result<std::vector<pid_t>> processes = layout->processes(path);
+    return processes && !processes->empty();
+  });
 }
 
 std::vector<std::string> all_process_namespaces(const std::string& root) {

@@ -227,7 +227,7 @@ Task<Status> Sandboxes::make(CallContext context, std::shared_ptr<Sandbox> sandb
 
   if (choice.shared_processes && !wants_sandbox_container(record.runtime())) {
     Task<Result<ProcessNamespace>> sharing =
-        make_process_namespace(engine_.host(), engine_.settings().pod_init, engine_.settings().process_root,
+        make_process_namespace(engine_.host(), engine_.settings().pod_init, process_cgroups_of(*sandbox).front(),
                                record.id(), record.run_folder(), record.user_namespace());
     Result<ProcessNamespace> shared = co_await std::move(sharing);
     if (!shared) co_return shared.status();
@@ -262,6 +262,11 @@ Task<Status> Sandboxes::make(CallContext context, std::shared_ptr<Sandbox> sandb
   if (Status finished = co_await std::move(finishing); !finished) co_return finished;
   summarize(*sandbox);
   co_return gone();
+}
+
+std::vector<std::string> Sandboxes::process_cgroups_of(const Sandbox& sandbox) const {
+  const SandboxRecord& record = sandbox.record;
+  return process_cgroups(engine_.settings().process_root, record.cgroup_parent(), record.id());
 }
 
 Task<Status> Sandboxes::attach_network(CallContext context, std::shared_ptr<Sandbox> sandbox) {
@@ -328,9 +333,7 @@ Task<Status> Sandboxes::stop(CallContext, std::shared_ptr<Sandbox> sandbox) {
     failures.note(co_await std::move(removing));
   }
   if (!sandbox->record.pid_namespace().empty()) {
-    auto end = [root = engine_.settings().process_root, id = sandbox->record.id()] {
-      return end_process_namespace(root, id);
-    };
+    auto end = [cgroups = process_cgroups_of(*sandbox)] { return end_process_namespace(cgroups); };
     Task<Status> ending = engine_.host().blocking(std::move(end));
     failures.note(co_await std::move(ending));
     sandbox->record.set_first_process(0);
@@ -418,10 +421,11 @@ Task<Status> Sandboxes::take_down(std::shared_ptr<Sandbox> sandbox) {
   Task<Status> removing = remove_in_backend(sandbox);
   failures.note(co_await std::move(removing));
 
-  auto clear = [root = engine_.settings().process_root, id = record.id(), run_folder = record.run_folder(),
-                state_folder = record.state_folder()] {
+  const bool shared = namespace_choice(record.config()).shared_processes;
+  auto clear = [cgroups = shared ? process_cgroups_of(*sandbox) : std::vector<std::string>(),
+                run_folder = record.run_folder(), state_folder = record.state_folder()] {
     Failures left;
-    left.note(end_process_namespace(root, id));
+    if (!cgroups.empty()) left.note(end_process_namespace(cgroups));
     left.note(release_namespaces(run_folder));
     const size_t slash = state_folder.rfind('/');
     const Result<files::Descriptor> parent = files::open_folder(state_folder.substr(0, slash));

@@ -28,9 +28,18 @@ class Security(PodCase):
         self.assertNotIn(os.readlink("/proc/self/ns/pid"), spaces)
         self.assertIn("sleep 4321", inside(containers[1].pid, "ps", "-o", "args"))
         self.assertNotEqual(status_of(containers[0].pid)["NSpid"].split()[-1], "1", "the pod has a first process of its own")
+        [first] = [pid for pid in os.listdir("/proc") if pid.isdigit() and self.is_first_in(pid, spaces)]
+        with open(f"/proc/{first}/cgroup", encoding="ascii") as file:
+            self.assertIn(found.uid, file.read(), "the pod's limits and account hold for its first process too")
         own, container = self.run_pod(pod("own", shell("one", SLEEP)))
         self.assertEqual(status_of(container.pid)["NSpid"].split()[-1], "1")
         self.assertIn("cannot be combined with hostPID", self.refused(pod("both", shell("one", SLEEP), shareProcessNamespace=True, hostPID=True)))
+
+    def is_first_in(self, pid, spaces):
+        try:
+            return os.readlink(f"/proc/{pid}/ns/pid") in spaces and status_of(pid)["NSpid"].split()[-1] == "1"
+        except OSError:
+            return False
 
     def test_names_of_hosts(self):
         aliases = [{"ip": "192.0.2.9", "hostnames": ["printer", "printer.office"]}, {"ip": "2001:db8::9", "hostnames": ["six"]}]
