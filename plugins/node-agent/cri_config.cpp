@@ -155,6 +155,12 @@ void set_resources(cri::LinuxContainerResources& resources, const WantedPod& pod
     resources.set_cpu_quota(quota_of(cpu_limit.milli()));
   }
   if (!memory_limit.is_zero()) resources.set_memory_limit_in_bytes(memory_limit.units());
+  // Whoever asked for none of a size gets none: others count on theirs.
+  for (const auto& [name, bytes] : node.huge_pages) {
+    cri::HugepageLimit& limit = *resources.add_hugepage_limits();
+    limit.set_page_size(huge_page_name(huge_page_size(name)));
+    limit.set_limit(static_cast<uint64_t>(limit_of(container, name).units()));
+  }
 
   // The kernel ends first who uses most beyond what it asked for (kubelet's formula).
   const std::string_view quality = api::quality_of_service(*pod.pod);

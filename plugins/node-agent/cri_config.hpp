@@ -49,8 +49,10 @@ struct NodeFacts {
   std::string address;     ///< the node's
   std::vector<std::string> cluster_dns;
   std::string cluster_domain;
-  Resolver resolver;              ///< the node's own
-  int64_t memory_bytes = 0;       ///< the node's
+  Resolver resolver;         ///< the node's own
+  int64_t memory_bytes = 0;  ///< the node's
+  std::map<std::string, int64_t>
+      huge_pages;                 ///< bytes that the node has of "hugepages-2Mi"; sizes without any are left out
   std::string seccomp_folder;     ///< of localhost profiles
   std::string image_credentials;  ///< file of the node's own users of registries; empty: none
   CgroupSettings cgroups;

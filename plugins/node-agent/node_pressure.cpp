@@ -288,7 +288,7 @@ bool has_storage_limit(const core::Pod& pod) {
          std::any_of(spec.init_containers().begin(), spec.init_containers().end(), limited) ||
          std::any_of(spec.volumes().begin(), spec.volumes().end(), [](const core::Volume& volume) {
            const auto& source = volume.volume_source().empty_dir();
-           return volume.volume_source().has_empty_dir() && source.medium() != "Memory" && source.has_size_limit();
+           return volume.volume_source().has_empty_dir() && source.medium().empty() && source.has_size_limit();
          });
 }
 

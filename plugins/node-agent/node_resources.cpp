@@ -5,11 +5,14 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <charconv>
+#include <set>
 
 #include "k8s/core/v1/pod.pb.h"
 #include "plugins/node-agent/pod_resources.hpp"
 #include "sdk/api/pod.hpp"
 #include "sdk/api/quantity.hpp"
+#include "sdk/support/files/files.hpp"
 
 namespace pintle::agent {
 
@@ -17,7 +20,17 @@ namespace json = boost::json;
 
 namespace {
 
-constexpr const char* kRequestable[] = {"cpu", "memory", "ephemeral-storage"};
+/// In the order in which kubelet looks at them.
+std::vector<std::string> requestable_of(const core::Pod& pod) {
+  std::set<std::string> huge_pages;
+  for (const auto* list : {&pod.spec().init_containers(), &pod.spec().containers()})
+    for (const core::Container& container : *list)
+      for (const auto& [name, quantity] : container.resources().requests())
+        if (name.starts_with(kHugePages)) huge_pages.insert(name);
+  std::vector<std::string> names{"cpu", "memory", "ephemeral-storage"};
+  names.insert(names.end(), huge_pages.begin(), huge_pages.end());
+  return names;
+}
 
 int64_t request_of(const core::Pod& pod, const std::string& name) {
   const api::Quantity amount = requested_by(pod, name).amount;
@@ -32,7 +45,7 @@ int64_t value_of(const Amounts& amounts, const std::string& name) {
 Amounts requests_of(const std::vector<std::shared_ptr<const WantedPod>>& pods) {
   Amounts used{{"pods", static_cast<int64_t>(pods.size())}};
   for (const std::shared_ptr<const WantedPod>& pod : pods)
-    for (const char* name : kRequestable) used[name] += request_of(*pod->pod, name);
+    for (const std::string& name : requestable_of(*pod->pod)) used[name] += request_of(*pod->pod, name);
   return used;
 }
 
@@ -50,6 +63,26 @@ Amounts node_amounts(const std::string& nodefs, int64_t most_pods) {
     if (signal == Signal::memory_available) amounts["memory"] = seen.capacity;
     if (signal == Signal::nodefs_available) amounts["ephemeral-storage"] = seen.capacity;
     if (signal == Signal::pid_available) amounts["pid"] = seen.capacity;
+  }
+  amounts.merge(huge_page_amounts());
+  return amounts;
+}
+
+Amounts huge_page_amounts(const std::string& path) {
+  Amounts amounts;
+  const Result<files::Descriptor> folder = files::open_folder(path);
+  const auto names = folder ? files::list_folder(folder->get()) : Result<std::vector<std::string>>(folder.status());
+  if (!names) return amounts;
+  for (const std::string& name : *names) {
+    // "hugepages-2048kB"
+    int64_t kilobytes = 0, pages = 0;
+    if (!name.starts_with(kHugePages) || !name.ends_with("kB")) continue;
+    std::from_chars(name.data() + kHugePages.size(), name.data() + name.size(), kilobytes);
+    const Result<std::string> text = files::read_file(folder->get(), name + "/nr_hugepages", 100);
+    if (kilobytes <= 0 || !text) continue;
+    std::from_chars(text->data(), text->data() + text->size(), pages);
+    const api::Quantity size = api::Quantity::of(kilobytes * 1024, api::Quantity::Notation::binary);
+    amounts[std::string(kHugePages) + size.text()] = pages * kilobytes * 1024;
   }
   return amounts;
 }
@@ -88,6 +121,10 @@ Result<NodeResources> read_node_resources(const json::value& config, Amounts cap
     int64_t& amount = node.allocatable[name];
     amount = std::max<int64_t>(amount - threshold.value.of(node.capacity[name]), 0);
   }
+  // Memory in huge pages is none for anything else.
+  for (const auto& [name, amount] : node.capacity)
+    if (name.starts_with(kHugePages) && node.allocatable.contains("memory"))
+      node.allocatable["memory"] = std::max<int64_t>(node.allocatable["memory"] - amount, 0);
   if (const json::value* enforced = object.if_contains("enforceNodeAllocatable")) {
     const json::array& list = enforced->as_array();
     node.limits_pods = std::find(list.begin(), list.end(), json::value("pods")) != list.end();
@@ -99,17 +136,19 @@ std::optional<PodVerdict> admit_by_resources(const NodeResources& node,
                                              const std::vector<std::shared_ptr<const WantedPod>>& others,
                                              const core::Pod& pod) {
   const Amounts used = requests_of(others);
-  for (const char* name : {"pods", "cpu", "memory", "ephemeral-storage"}) {
-    const int64_t requested = std::string_view(name) == "pods" ? 1 : request_of(pod, name);
-    const auto allocatable = node.allocatable.find(name);
-    if (requested == 0 || allocatable == node.allocatable.end() ||
-        requested + value_of(used, name) <= allocatable->second)
-      continue;
+  std::vector<std::string> names = requestable_of(pod);
+  names.insert(names.begin(), "pods");
+  for (const std::string& name : names) {
+    const int64_t requested = name == "pods" ? 1 : request_of(pod, name);
+    // Pages of a size that the node does not know are pages that it has none of.
+    if (requested == 0 || (!node.allocatable.contains(name) && !name.starts_with(kHugePages))) continue;
+    const int64_t allocatable = value_of(node.allocatable, name);
+    if (requested + value_of(used, name) <= allocatable) continue;
     PodVerdict verdict;
-    verdict.reason = "OutOf" + std::string(name);
-    verdict.message = "Pod was rejected: Node didn't have enough resource: " + std::string(name) +
+    verdict.reason = "OutOf" + name;
+    verdict.message = "Pod was rejected: Node didn't have enough resource: " + name +
                       ", requested: " + std::to_string(requested) + ", used: " + std::to_string(value_of(used, name)) +
-                      ", capacity: " + std::to_string(allocatable->second);
+                      ", capacity: " + std::to_string(allocatable);
     verdict.is_refusal = true;
     return verdict;
   }

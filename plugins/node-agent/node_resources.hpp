@@ -25,7 +25,7 @@
 
 namespace pintle::agent {
 
-/// By name: "cpu" in thousandths; "memory", "ephemeral-storage" in bytes; "pid"; "pods".
+/// By name: "cpu" in thousandths; "memory", "ephemeral-storage", "hugepages-SIZE" in bytes; "pid"; "pods".
 using Amounts = std::map<std::string, int64_t>;
 
 struct NodeResources {
@@ -40,6 +40,9 @@ struct NodeResources {
 
 /// Of the machine; `nodefs` is a folder on the file system of volumes and logs. Blocks shortly.
 Amounts node_amounts(const std::string& nodefs, int64_t most_pods);
+
+/// What the machine has of huge pages, by name ("hugepages-2Mi"), with 0 for sizes that it could have. Blocks shortly.
+Amounts huge_page_amounts(const std::string& folder = "/sys/kernel/mm/hugepages");
 
 /// Of the plugin's config. INVALID_ARGUMENT: a reserved amount that is none, or more than there is.
 Result<NodeResources> read_node_resources(const boost::json::value& config, Amounts capacity,

@@ -12,6 +12,7 @@
 #include "plugins/node-agent/agent.hpp"
 #include "plugins/node-agent/node_api.hpp"
 #include "plugins/node-agent/node_stats.hpp"
+#include "plugins/node-agent/pod_resources.hpp"
 #include "sdk/api/quantity.hpp"
 
 namespace {
@@ -78,6 +79,8 @@ void read_node_settings(const json::value& config, agent::AgentSettings& setting
       agent::read_node_resources(config, agent::node_amounts(settings.state_folder, pods), *eviction);
   if (!resources) throw PluginError(resources.status());
   settings.resources = std::move(*resources);
+  for (const auto& [name, amount] : settings.resources.capacity)
+    if (agent::huge_page_size(name) > 0 && amount > 0) settings.node.huge_pages[name] = amount;
   settings.pressure.eviction = std::move(*eviction);
   settings.pressure.nodefs = settings.state_folder;
   if (const json::value* period = object.if_contains("housekeepingSeconds"))

@@ -1,6 +1,7 @@
 #include "plugins/node-agent/pod_resources.hpp"
 
 #include <algorithm>
+#include <iterator>
 
 #include "k8s/core/v1/pod.pb.h"
 
@@ -39,6 +40,30 @@ PodAmount amount_of(const core::Pod& pod, const std::string& name, bool limits) 
 }
 
 }  // namespace
+
+int64_t huge_page_size(std::string_view name) {
+  if (!name.starts_with(kHugePages)) return 0;
+  const Result<api::Quantity> size = api::Quantity::parse(name.substr(kHugePages.size()));
+  return size && !size->is_negative() ? size->units() : 0;
+}
+
+std::string huge_page_name(int64_t bytes) {
+  size_t unit = 0;
+  constexpr const char* units[] = {"B", "KB", "MB", "GB", "TB"};
+  while (bytes >= 1024 && bytes % 1024 == 0 && unit + 1 < std::size(units)) bytes /= 1024, ++unit;
+  return std::to_string(bytes) + units[unit];
+}
+
+int64_t huge_page_size_of(const core::Pod& pod, const std::string& medium) {
+  constexpr std::string_view sized = "HugePages-";
+  if (medium.starts_with(sized)) return huge_page_size(std::string(kHugePages) + medium.substr(sized.size()));
+  if (medium != "HugePages") return 0;
+  for (const auto* list : {&pod.spec().init_containers(), &pod.spec().containers()})
+    for (const core::Container& container : *list)
+      for (const auto& [name, quantity] : container.resources().limits())
+        if (name.starts_with(kHugePages) && !api::Quantity::of(quantity).is_zero()) return huge_page_size(name);
+  return 0;
+}
 
 PodAmount requested_by(const core::Pod& pod, const std::string& name) { return amount_of(pod, name, false); }
 PodAmount limit_of(const core::Pod& pod, const std::string& name) { return amount_of(pod, name, true); }

@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "sdk/api/quantity.hpp"
 
@@ -22,7 +23,16 @@ struct PodAmount {
   bool complete = true;  ///< every container says it, or the pod as a whole does
 };
 
-/// `name` is a resource: "cpu", "memory", "ephemeral-storage".
+/// Of huge pages each size is a resource of its own: "hugepages-2Mi".
+inline constexpr std::string_view kHugePages = "hugepages-";
+/// The size of such a resource's pages in bytes; 0: it is none.
+int64_t huge_page_size(std::string_view name);
+/// As the kernel's hugetlb cgroup and CRI call that size: "2MB".
+std::string huge_page_name(int64_t bytes);
+/// Which pages an emptyDir of this medium ("HugePages", "HugePages-2Mi") has in this pod, in bytes; 0: none.
+int64_t huge_page_size_of(const core::Pod& pod, const std::string& medium);
+
+/// `name` is a resource: "cpu", "memory", "ephemeral-storage", "hugepages-2Mi".
 PodAmount requested_by(const core::Pod& pod, const std::string& name);
 PodAmount limit_of(const core::Pod& pod, const std::string& name);
 

@@ -11,7 +11,7 @@ namespace {
 
 /// A hostPath is the node's own; what lies in memory counts as memory.
 bool is_on_disk(const core::Volume& volume) {
-  return !volume.volume_source().has_host_path() && volume.volume_source().empty_dir().medium() != "Memory";
+  return !volume.volume_source().has_host_path() && volume.volume_source().empty_dir().medium().empty();
 }
 
 StoragePlace place_of(const WorkerContext& context, const WantedPod& pod) {

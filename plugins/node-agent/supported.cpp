@@ -61,8 +61,6 @@ class Unsupported {
       refuse(!projection.has_downward_api(), child(child(child(at, "projected"), "sources"), static_cast<size_t>(i)),
              "sources besides downwardAPI are");
     }
-    refuse(source.empty_dir().medium().starts_with("HugePages"), child(child(at, "emptyDir"), "medium"),
-           "emptyDir volumes of huge pages are");
   }
 
   /// Those that Kubernetes calls safe: they are the pod's own, and can neither harm the node nor its other pods.
@@ -97,9 +95,9 @@ class Unsupported {
       refuse(source.has_file_key_ref(), child(from, "fileKeyRef"), "variables from files are");
     }
     for (const auto& [name, quantity] : container.resources().limits())
-      refuse(name != "cpu" && name != "memory" && name != "ephemeral-storage",
+      refuse(name != "cpu" && name != "memory" && name != "ephemeral-storage" && !name.starts_with("hugepages-"),
              child(child(child(at, "resources"), "limits"), name),
-             "limits besides cpu, memory and ephemeral-storage are");
+             "limits besides cpu, memory, ephemeral-storage and hugepages-SIZE are");
     refuse(container.resources().claims_size() > 0, child(child(at, "resources"), "claims"), "resource claims are");
     const core::SecurityContext& security = container.security_context();
     const std::string security_at = child(at, "securityContext");

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "k8s/core/v1/pod.pb.h"
+#include "plugins/node-agent/pod_resources.hpp"
 #include "plugins/node-agent/variables.hpp"
 #include "sdk/api/quantity.hpp"
 #include "sdk/support/files/files.hpp"
@@ -80,6 +81,13 @@ Status make_empty_folder(const core::Pod& pod, const core::EmptyDirVolumeSource&
     const std::string options = "mode=0777,size=" + std::to_string(memory_of(pod, source));
     if (mount("tmpfs", folder.c_str(), "tmpfs", 0, options.c_str()) != 0)
       return status_from_errno(errno, "mount a tmpfs on " + folder);
+  }
+  if (const int64_t page = huge_page_size_of(pod, source.medium()); page > 0 && !is_mount_point(folder)) {
+    std::string options = "mode=0777,pagesize=" + std::to_string(page);
+    if (source.has_size_limit() && !api::Quantity::of(source.size_limit()).is_zero())
+      options += ",size=" + std::to_string(api::Quantity::of(source.size_limit()).units());
+    if (mount("nodev", folder.c_str(), "hugetlbfs", 0, options.c_str()) != 0)
+      return status_from_errno(errno, "mount huge pages of " + huge_page_name(page) + " on " + folder);
   }
   // Any user of the pod may write there, as in Kubernetes; umask must not take it away.
   struct stat info {};

@@ -18,6 +18,8 @@ namespace core = k8s::io::api::core::v1;
 
 namespace {
 
+constexpr std::string_view kHugePages = "hugepages-";
+
 constexpr size_t kMostAnnotationBytes = 256 << 10;
 constexpr int kMostNameservers = 3, kMostSearches = 32;
 constexpr size_t kMostSearchBytes = 2048;
@@ -88,6 +90,7 @@ class PodValidator {
       container(spec.containers(i), spec, child("/spec/containers", static_cast<size_t>(i)));
     apparmor_annotations(pod);
     if (spec.has_resources()) pod_resources(spec);
+    huge_page_volumes(spec);
     for (const auto& [pointer, name] : references_)
       if (!containers_.contains(name)) add(child(pointer, "containerName"), "there is no container \"" + name + "\"");
   }
@@ -580,6 +583,35 @@ class PodValidator {
               path + "\"");
   }
 
+  void huge_pages(const std::string& name, const Quantity& amount, const std::string& at) {
+    const Result<Quantity> size = Quantity::parse(name.substr(kHugePages.size()));
+    if (!size || !size->is_whole() || size->is_negative() || size->is_zero())
+      add(at, "must be named after the size of its pages, such as hugepages-2Mi");
+    else if (!amount.is_negative() && amount.units() % size->units() != 0)
+      add(at, "must be so many pages of " + size->text() + ", is " + amount.text());
+  }
+
+  /// Whose pages a volume of them has, is told by its medium or by what the containers ask for.
+  void huge_page_volumes(const core::PodSpec& spec) {
+    std::set<std::string> sizes;
+    for (const auto* list : {&spec.init_containers(), &spec.containers()})
+      for (const core::Container& container : *list)
+        for (const auto& [name, quantity] : container.resources().limits())
+          if (name.starts_with(kHugePages) && !Quantity::of(quantity).is_zero()) sizes.insert(name);
+    for (int i = 0; i < spec.volumes_size(); ++i) {
+      const std::string& medium = spec.volumes(i).volume_source().empty_dir().medium();
+      if (!medium.starts_with("HugePages")) continue;
+      const std::string at = child(child(child("/spec/volumes", static_cast<size_t>(i)), "emptyDir"), "medium");
+      if (medium == "HugePages" && sizes.size() != 1)
+        add(at, sizes.empty() ? "HugePages: no container has a limit of hugepages-SIZE"
+                              : "HugePages: containers have pages of several sizes: say which, as HugePages-2Mi");
+      else if (medium != "HugePages" &&
+               !sizes.contains("hugepages-" + medium.substr(std::min<size_t>(medium.size(), 10))))
+        add(at,
+            medium + ": no container has a limit of hugepages-" + medium.substr(std::min<size_t>(medium.size(), 10)));
+    }
+  }
+
   void resources(const core::ResourceRequirements& resources, const std::string& pointer) {
     const auto amounts = [&](const auto& map, const std::string& at) {
       for (const auto& [name, quantity] : map) {
@@ -591,13 +623,29 @@ class PodValidator {
         const Quantity amount = Quantity::of(quantity);
         if (amount.is_negative()) add(child(at, name), "must not be negative, is " + amount.text());
         if (name != "cpu" && !amount.is_whole()) add(child(at, name), "must be a whole number, is " + amount.text());
+        if (name.starts_with(kHugePages)) huge_pages(name, amount, child(at, name));
       }
     };
     amounts(resources.limits(), child(pointer, "limits"));
     amounts(resources.requests(), child(pointer, "requests"));
+    bool has_huge_pages = false, has_others = false;
+    for (const auto* list : {&resources.limits(), &resources.requests()})
+      for (const auto& [name, quantity] : *list) {
+        has_huge_pages = has_huge_pages || (name.starts_with(kHugePages) && !Quantity::of(quantity).is_zero());
+        has_others = has_others || name == "cpu" || name == "memory";
+      }
+    if (has_huge_pages && !has_others) add(pointer, "huge pages need a request or limit of cpu or memory beside them");
     for (const auto& [name, quantity] : resources.requests()) {
       const auto limit = resources.limits().find(name);
-      if (limit == resources.limits().end()) continue;
+      // They cannot be overcommitted.
+      if (name.starts_with(kHugePages) &&
+          (limit == resources.limits().end() || !(Quantity::of(limit->second) == Quantity::of(quantity))))
+        add(child(child(pointer, "requests"), name),
+            "must be equal to the limit" +
+                (limit == resources.limits().end()
+                     ? ", and there is none"
+                     : " " + Quantity::of(limit->second).text() + ", is " + Quantity::of(quantity).text()));
+      if (limit == resources.limits().end() || name.starts_with(kHugePages)) continue;
       const Quantity requested = Quantity::of(quantity), limited = Quantity::of(limit->second);
       if (requested > limited)
         add(child(child(pointer, "requests"), name),
