@@ -542,9 +542,10 @@ TEST_P(ContainersTest, ContainersOutliveTheInstanceAndAreTakenOver) {
   const std::string id = run("i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done");
   const std::string ended = run("exit 9");
   ASSERT_TRUE(wait_for_lines(id, 5));
+  // Exit codes that nobody has seen yet go with the run folder.
+  EXPECT_EQ(wait_for_end(ended).exit_code(), 9);
   const Container before = about(id);
   finish();
-  std::this_thread::sleep_for(100ms);
   std::filesystem::remove_all(ground_->path + "/run-runtime-oci@1");
   begin();
   const Container after = about(id);
