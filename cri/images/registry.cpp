@@ -88,7 +88,7 @@ Repository::Repository(const RegistriesSettings& settings, const Reference& refe
                        const std::atomic<bool>& cancelled, const Mirror* mirror)
     : settings_(settings),
       reference_(reference),
-      credentials_(mirror ? Credentials() : std::move(credentials)),
+      credentials_(std::move(credentials)),
       cancelled_(cancelled) {
   if (mirror) {
     base_ = mirror->url;

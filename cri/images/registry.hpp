@@ -81,6 +81,7 @@ class Retries {
 class Repository {
  public:
   /// `settings` and `cancelled` outlive it.
+  /// The credentials are for whom it asks: a mirror has none of the registry's.
   Repository(const RegistriesSettings& settings, const Reference& reference, Credentials credentials,
              const std::atomic<bool>& cancelled, const Mirror* mirror = nullptr);
 

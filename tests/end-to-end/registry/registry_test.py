@@ -388,7 +388,9 @@ class FromRegistries(Pulls):
         self.assertEqual(len(seen), count, "an exception went through the proxy")
 
     def test_mirrors_are_asked_first_and_without_credentials(self):
-        origin, mirror = self.start(servers.Answers()), self.start(servers.Answers())
+        origin, mirror, curious = [self.start(servers.Answers()) for _ in range(3)]
+        for path in ("/v2/", "/v2/web/manifests/1"):
+            curious.answers[path] = (401, {"WWW-Authenticate": 'Basic realm="a mirror that would like to know"'}, b"")
         origin.image("web", tar_of({"file": b"origin"}))
         origin.image("only", tar_of({"file": b"only here"}))
         mirror.image("web", tar_of({"file": b"mirror"}))
@@ -396,13 +398,14 @@ class FromRegistries(Pulls):
         mirror.answers[half] = (404, {}, b"{}")
         origin.image("half", tar_of({"file": b"half"}))
         config = self.node.plugins["runtime-oci"]["config"]
-        mirrors = {"mirrors": [{"url": "http://127.0.0.1:1"}, {"url": f"http://{mirror.name}/"}]}
+        mirrors = {"mirrors": [{"url": "http://127.0.0.1:1"}, {"url": f"http://{curious.name}"}, {"url": f"http://{mirror.name}/"}]}
         config["registries"] = {origin.name: mirrors, "*": mirrors}
         self.node.apply()
         self.pull("--creds", "ada:secret", f"{origin.name}/web:1")
         self.assertEqual(origin.seen, [], "the registry itself was asked though its mirror has the image")
         self.assertTrue(mirror.seen)
-        for _, headers in mirror.seen:
+        self.assertTrue(curious.seen)
+        for _, headers in mirror.seen + curious.seen:
             self.assertNotIn("Authorization", headers)
         self.pull(f"{origin.name}/only:1")
         self.assertTrue(origin.seen)
@@ -431,8 +434,7 @@ class FromRegistries(Pulls):
         tokens.answers["/token"] = (200, {}, json.dumps({"access_token": "granted"}).encode())
         auth = {1: f"{registry.name}/web:1", 2: {5: "refresh-me"}}
         self.node.admin.call("pintle.image.v1.ImageBackend", 5, auth)
-        self.assertEqual(tokens.forms[-1]["grant_type"], ["refresh_token"])
-        self.assertEqual(tokens.forms[-1]["refresh_token"], ["refresh-me"])
+        self.assertEqual([(form["grant_type"], form["refresh_token"]) for form in tokens.forms], [(["refresh_token"], ["refresh-me"])])
         self.assertNotIn("refresh-me", str(registry.seen))
 
     def test_a_proxy_of_tunnels_is_used_for_tls(self):
