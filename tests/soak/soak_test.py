@@ -269,6 +269,8 @@ class Soak(NodeTest):
 
     def sample(self, lap):
         """What is counted after each lap. The kernel and the daemon get some time to take away what goes in the background."""
+        # Up to 32 do work that blocks; those that a burst has brought go within twenty seconds.
+        wait_for("threads that are not needed have gone", lambda: len(os.listdir(f"/proc/{self.node.pid}/task")) <= 24, 40)
         for _ in range(20):
             exact = {
                 # A killed monitor is not replaced while its container runs on.
@@ -301,11 +303,7 @@ class Soak(NodeTest):
     SLACK = {"monitors": VICTIMS, "descriptors": 6, "state files": 15 * VICTIMS, "run files": 10 * VICTIMS, "log files": 10 * VICTIMS + 5 * 2 * STEADY,
              "containers known": 3 * VICTIMS}
 
-    # Work that blocks has 32 threads at most, and each stays for ten seconds after its last; some more serve connections.
-    MOST_THREADS = 48
-
     def compare(self, found):
-        self.assertLessEqual(found[1]["threads"], self.MOST_THREADS)
         self.assertEqual(found[0], self.first[0], "something of gone pods is left, or of present ones is missing")
         for what, slack in self.SLACK.items():
             self.assertLessEqual(found[1][what], self.first[1][what] + slack, f"{what} grow: {self.first[1]} -> {found[1]}")

@@ -3,6 +3,7 @@
 #include <dlfcn.h>
 #include <execinfo.h>
 #include <fcntl.h>
+#include <malloc.h>
 #include <pthread.h>
 #include <signal.h>
 #include <sys/epoll.h>
@@ -10,6 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <boost/asio/executor_work_guard.hpp>
 #include <boost/asio/io_context.hpp>
@@ -25,6 +27,7 @@
 #include <mutex>
 #include <thread>
 #include <unordered_map>
+#include <utility>
 
 #include "sdk/support/engine/lane.hpp"
 
@@ -180,15 +183,27 @@ struct Reactor::State {
 
   // ---- Blocking work ----
 
+  /// Work wakes threads in turn, so that with some work none would ever be idle for long. As many as were never needed at once go.
+  bool is_one_too_many() {  // under blocking_lock
+    const auto now = std::chrono::steady_clock::now();
+    if (now - counts_since >= blocking_idle) {
+      counts_since = now;
+      surplus = std::exchange(least_idlers, blocking_idlers);
+    }
+    if (surplus == 0 || !blocking_queue.empty()) return false;
+    --surplus;
+    return true;
+  }
+
   void run_blocking() {
     std::unique_lock lock(blocking_lock);
-    for (;;) {
+    while (!is_one_too_many()) {
       if (!blocking_wake.wait_for(lock, blocking_idle, [this] { return stopping || !blocking_queue.empty(); }) ||
           stopping)
         break;
       Function function = std::move(blocking_queue.front());
       blocking_queue.pop_front();
-      --blocking_idlers;
+      least_idlers = std::min(least_idlers, --blocking_idlers);
       lock.unlock();
       function();
       function = nullptr;
@@ -197,7 +212,13 @@ struct Reactor::State {
     }
     --blocking_idlers;
     --blocking_threads;
+    // A burst of work is over: what it had of memory goes back to the kernel, once for all threads that end with it.
+    const auto now = std::chrono::steady_clock::now();
+    const bool trims = !stopping && now - trimmed_at >= blocking_idle;
+    if (trims) trimmed_at = now;
     blocking_ended.notify_all();
+    lock.unlock();
+    if (trims) malloc_trim(0);
   }
 
   void add_blocking_thread() {  // under blocking_lock
@@ -290,6 +311,8 @@ struct Reactor::State {
   std::condition_variable blocking_wake, blocking_ended;
   std::deque<Function> blocking_queue;
   unsigned blocking_threads = 0, blocking_idlers = 0;
+  unsigned least_idlers = 0, surplus = 0;  // in the present span of blocking_idle; in the one before
+  std::chrono::steady_clock::time_point counts_since, trimmed_at;
 };
 
 Reactor::Reactor(unsigned threads, unsigned blocking_threads)
