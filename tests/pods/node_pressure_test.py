@@ -20,8 +20,10 @@ MIB = 1 << 20
 
 
 def node_memory():
+    """Bytes for pods and all else; what the machine has in huge pages is not among them."""
     with open("/proc/meminfo", encoding="ascii") as file:
-        return int(file.readline().split()[1]) << 10
+        kibibytes = {name: int(value.split()[0]) for name, _, value in (line.partition(":") for line in file)}
+    return (kibibytes["MemTotal"] - kibibytes.get("Hugetlb", 0)) << 10
 
 
 def eater(name, mebibytes, request=None, limit=None, **spec):
