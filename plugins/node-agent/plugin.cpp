@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <boost/json.hpp>
+#include <pintle/moment.hpp>
 #include <pintle/plugin.hpp>
 
 #include "pintle/node.pintle.hpp"
@@ -240,7 +241,7 @@ class NodeAgentPlugin final : public Plugin, public node::v1::NodeAgent {
       co_await std::move(stopping);
       Task<void> quiescing = agent_.quiesce();
       co_await std::move(quiescing);
-      gone_.open();
+      gone_.set();
     }
     auto waiting = gone_.wait();
     co_await waiting;
@@ -251,7 +252,7 @@ class NodeAgentPlugin final : public Plugin, public node::v1::NodeAgent {
   agent::StatsGatherer stats_;
   agent::NodeApi api_;
   bool is_letting_go_ = false;
-  agent::Latch gone_;
+  Moment gone_;
 };
 
 }  // namespace

@@ -56,32 +56,6 @@ class Wakeup {
   bool pending_ = false;
 };
 
-/// Is opened once; whoever waits, and whoever comes later, goes on. It must outlive those who wait.
-class Latch {
- public:
-  explicit Latch(Host& host) : host_(host) {}
-  Latch(const Latch&) = delete;
-
-  void open() {
-    is_open_ = true;
-    for (const std::coroutine_handle<> handle : std::exchange(waiting_, {})) host_.post([handle] { handle.resume(); });
-  }
-  auto wait() {
-    struct Awaiter {
-      Latch& latch;
-      bool await_ready() const { return latch.is_open_; }
-      void await_suspend(std::coroutine_handle<> handle) { latch.waiting_.push_back(handle); }
-      void await_resume() const {}
-    };
-    return Awaiter{*this};
-  }
-
- private:
-  Host& host_;
-  bool is_open_ = false;
-  std::vector<std::coroutine_handle<>> waiting_;
-};
-
 /// Runs tasks side by side; completes when all have, with the first error (by order of the tasks).
 inline Task<Status> together(Host& host, std::vector<Task<Status>> tasks) {
   struct Shared {

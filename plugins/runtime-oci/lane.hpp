@@ -7,37 +7,10 @@
 #include <deque>
 #include <memory>
 #include <pintle/host.hpp>
+#include <pintle/moment.hpp>
 #include <utility>
-#include <vector>
 
 namespace pintle::runtime_oci {
-
-/// Something that happens once. Who waits is resumed in a turn of its own.
-class Moment {
- public:
-  explicit Moment(Host& host) : host_(host) {}
-  Moment(const Moment&) = delete;
-  Moment& operator=(const Moment&) = delete;
-  bool has_come() const { return come_; }
-  void set() {
-    come_ = true;
-    for (const std::coroutine_handle<> handle : std::exchange(waiting_, {})) host_.post([handle] { handle.resume(); });
-  }
-  auto wait() {
-    struct Awaiter {
-      Moment& moment;
-      bool await_ready() const { return moment.come_; }
-      void await_suspend(std::coroutine_handle<> handle) { moment.waiting_.push_back(handle); }
-      void await_resume() const {}
-    };
-    return Awaiter{*this};
-  }
-
- private:
-  Host& host_;
-  bool come_ = false;
-  std::vector<std::coroutine_handle<>> waiting_;
-};
 
 /// Waits until the moment has come or the time is over.
 inline Task<void> wait_at_most(Host& host, std::shared_ptr<Moment> moment, std::chrono::nanoseconds time) {

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,11 +27,7 @@ class HostFeatures(unittest.TestCase):
     def setUpClass(cls):
         cls.folder = tempfile.mkdtemp(prefix="pintle-vm-")
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        os.environ[contained.INSIDE] = cls.folder  # where the harness puts what it makes
-        packages = os.path.join(cls.folder, "packages")
-        subprocess.run(["cpack", "-G", "DEB", "-B", packages], cwd=contained.build(), check=True, stdout=subprocess.DEVNULL)
-        package = os.path.join(cls.folder, "pintle.deb")
-        shutil.move(next(os.path.join(packages, name) for name in os.listdir(packages) if name.startswith("pintle_")), package)
+        package = vm.make_package(cls.folder)
         cls.vm = vm.VirtualMachine(cls.folder, [package, pods.image_archive(), BRIDGE_TEST])
         cls.addClassCleanup(cls.vm.power_off)
         cls.vm.boot()
@@ -261,8 +256,4 @@ class HostFeatures(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if not shutil.which("qemu-system-x86_64") or not shutil.which("mmdebstrap"):
-        print("host_features_test is skipped: it needs qemu-system-x86 and mmdebstrap")
-        sys.exit(77)
-    vm.make_image()
-    unittest.main(verbosity=2)
+    vm.main()

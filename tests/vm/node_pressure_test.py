@@ -7,13 +7,11 @@ kernel's own killer finds nothing to do, and nobody else notices. Shutdown: pods
 import json
 import os
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
 import unittest
 
-import contained
 import pods
 import vm
 
@@ -57,11 +55,7 @@ class UnderPressure(unittest.TestCase):
     def setUpClass(cls):
         cls.folder = tempfile.mkdtemp(prefix="pintle-vm-")
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        os.environ[contained.INSIDE] = cls.folder  # where the harness puts what it makes
-        packages = os.path.join(cls.folder, "packages")
-        subprocess.run(["cpack", "-G", "DEB", "-B", packages], cwd=contained.build(), check=True, stdout=subprocess.DEVNULL)
-        package = os.path.join(cls.folder, "pintle.deb")
-        shutil.move(next(os.path.join(packages, name) for name in os.listdir(packages) if name.startswith("pintle_")), package)
+        package = vm.make_package(cls.folder)
         payload = [package, pods.image_archive()]
         for manifest in [*PODS, GREEDY]:
             payload.append(os.path.join(cls.folder, manifest["metadata"]["name"] + ".json"))
@@ -145,8 +139,4 @@ class UnderPressure(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if not shutil.which("qemu-system-x86_64") or not shutil.which("mmdebstrap"):
-        print("node_pressure_test is skipped: it needs qemu-system-x86 and mmdebstrap")
-        sys.exit(77)
-    vm.make_image()
-    unittest.main(verbosity=2)
+    vm.main()

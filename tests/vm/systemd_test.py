@@ -9,12 +9,10 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 import unittest
 
-import contained
 import peers
 import pods
 import vm
@@ -48,12 +46,7 @@ class OnSystemd(unittest.TestCase):
     def setUpClass(cls):
         cls.folder = tempfile.mkdtemp(prefix="pintle-vm-")
         cls.addClassCleanup(shutil.rmtree, cls.folder, ignore_errors=True)
-        os.environ[contained.INSIDE] = cls.folder  # where the harness puts what it makes
-        build = contained.build()
-        subprocess.run(["cpack", "-G", "DEB", "-B", os.path.join(cls.folder, "packages")], cwd=build, check=True, stdout=subprocess.DEVNULL)
-        package = next(os.path.join(cls.folder, "packages", name) for name in os.listdir(os.path.join(cls.folder, "packages"))
-                       if name.startswith("pintle_"))
-        shutil.move(package, os.path.join(cls.folder, "pintle.deb"))
+        package = vm.make_package(cls.folder)
         manifests = [pods.ticking(f"pod-{index}", 1000) for index in range(PODS)]
         manifests[-1]["spec"]["shareProcessNamespace"] = True
         profile = {"apiVersion": "pintle.io/v1", "kind": "NodeProfile", "metadata": {"name": "on-cgroupfs"},
@@ -72,7 +65,7 @@ class OnSystemd(unittest.TestCase):
             with open(os.path.join(cls.folder, manifest["metadata"]["name"] + ".json"), "w", encoding="utf-8") as file:
                 json.dump(manifest, file)
         payload = [os.path.join(cls.folder, name) for name in os.listdir(cls.folder) if name.endswith((".json", ".deb"))]
-        payload += [pods.image_archive(), upgraded(os.path.join(cls.folder, "pintle.deb"), cls.folder)]
+        payload += [pods.image_archive(), upgraded(package, cls.folder)]
         payload += [CRICTL] if CRICTL else []
         cls.vm = vm.VirtualMachine(cls.folder, payload)
         cls.addClassCleanup(cls.vm.power_off)
@@ -254,8 +247,4 @@ class OnSystemd(unittest.TestCase):
 
 
 if __name__ == "__main__":
-    if not shutil.which("qemu-system-x86_64") or not shutil.which("mmdebstrap"):
-        print("systemd_test is skipped: it needs qemu-system-x86 and mmdebstrap")
-        sys.exit(77)
-    vm.make_image()
-    unittest.main(verbosity=2)
+    vm.main()

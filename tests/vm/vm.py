@@ -12,10 +12,15 @@ it runs anywhere; that is ten to twenty times slower than the machine, and time 
 import base64
 import os
 import re
+import shutil
 import socket
 import subprocess
+import sys
 import tarfile
 import time
+import unittest
+
+import contained
 
 SLOWNESS = 10
 IMAGE = os.environ.get("PINTLE_VM_IMAGE") or os.path.expanduser("~/.cache/pintle-vm")
@@ -23,6 +28,24 @@ IMAGE = os.environ.get("PINTLE_VM_IMAGE") or os.path.expanduser("~/.cache/pintle
 
 def make_image():
     subprocess.run([os.path.join(os.path.dirname(os.path.abspath(__file__)), "make_image.sh"), IMAGE], check=True)
+
+
+def make_package(folder):
+    """The node's DEB of the build under test, as pintle.deb in the folder; its path. What the harness makes lies there too."""
+    os.environ[contained.INSIDE] = folder
+    packages = os.path.join(folder, "packages")
+    subprocess.run(["cpack", "-G", "DEB", "-B", packages], cwd=contained.build(), check=True, stdout=subprocess.DEVNULL)
+    made = next(os.path.join(packages, name) for name in os.listdir(packages) if name.startswith("pintle_"))
+    return shutil.move(made, os.path.join(folder, "pintle.deb"))
+
+
+def main():
+    """Runs the cases of the program in the image, or says that they are skipped."""
+    if not shutil.which("qemu-system-x86_64") or not shutil.which("mmdebstrap"):
+        print(f"{os.path.basename(sys.argv[0])} is skipped: it needs qemu-system-x86 and mmdebstrap")
+        sys.exit(77)
+    make_image()
+    unittest.main(verbosity=2)
 
 
 class CommandFailed(AssertionError):
