@@ -35,6 +35,19 @@ Status check_sandbox(const std::string& sandbox) {
 
 Status unless(Code tolerated, Status status) { return status.code() == tolerated ? Status::ok() : status; }
 
+Result<bool> has_link(int name_space, const std::string& name) {
+  bool found = false;
+  const Status status = netlink::run_in_namespace(name_space, [&] {
+    Result<Socket> socket = Socket::open(NETLINK_ROUTE);
+    if (!socket) return socket.status();
+    const Status listed = netlink::find_link(*socket, name).status();
+    found = listed.is_ok();
+    return unless(Code::not_found, listed);
+  });
+  if (!status) return status;
+  return found;
+}
+
 const IpPrefix& everything(bool ipv6) {
   static const IpPrefix v4 = *IpPrefix::parse("0.0.0.0/0");
   static const IpPrefix v6 = *IpPrefix::parse("::/0");
@@ -181,7 +194,12 @@ Status BridgeNetwork::make_link(const Attachment& attachment, int name_space) {
       continue;
     }
     if (status.code() == Code::already_exists) {
-      return failed_precondition("the pod's network namespace has an interface " + attachment.interface + " already");
+      const Result<bool> is_taken = has_link(name_space, attachment.interface);
+      if (!is_taken) return is_taken.status();
+      if (*is_taken)
+        return failed_precondition("the pod's network namespace has an interface " + attachment.interface + " already");
+      // It was ours, and `reap` of another thread has deleted it since.
+      continue;
     }
     // The bridge was deleted a moment ago.
     const Result<Link> bridge = netlink::find_link(routes_, config_.bridge);

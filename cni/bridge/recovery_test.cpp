@@ -307,7 +307,8 @@ TEST_F(RecoveryTest, ConcurrentCallsAreKeptApart) {
   for (int i = 0; i < kThreads; ++i) {
     threads.emplace_back([&, sandbox = "t" + std::to_string(i)] {
       for (int round = 0; round < kRounds; ++round) {
-        EXPECT_TRUE(network->attach({sandbox, "eth0", path_of(sandbox)}));
+        const Result<Attachment> attached = network->attach({sandbox, "eth0", path_of(sandbox)});
+        EXPECT_TRUE(attached) << attached.status().to_string();
         EXPECT_TRUE(network->check(sandbox, "")) << network->check(sandbox, "").message();
         EXPECT_TRUE(network->follow_changes());
         EXPECT_TRUE(network->detach(sandbox));
