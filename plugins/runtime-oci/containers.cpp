@@ -26,6 +26,8 @@ namespace {
 
 constexpr std::chrono::nanoseconds kCreatePatience = 110s;  // below what clients wait for a container
 constexpr std::chrono::nanoseconds kEndPatience = 10s;      // after SIGKILL
+constexpr std::chrono::nanoseconds kMovesWithin = 100ms;    // runc's, on a machine that is not busy
+constexpr std::chrono::nanoseconds kAttachLockStaysOpen = 4ms;
 constexpr std::chrono::nanoseconds kUsageAge = 10s;
 // Most ended containers are removed at once, which releases them as well.
 constexpr std::chrono::nanoseconds kReleaseDelay = 2s;
@@ -177,6 +179,7 @@ Task<Result<runtime::v1::CreateContainerResponse>> Containers::create(
   entry->record.id = id;
   entries_[id] = entry;
   Turnstile::Pass pass = co_await entry->turnstile.enter();
+  expect_moves();
 
   Task<void> confining = keep_default_profile(host_, node_);
   co_await std::move(confining);
@@ -262,6 +265,25 @@ Task<Status> Containers::run_monitor(EntryPointer entry, const Prepared& prepare
   // It may have ended before there was a record to put its end in.
   if (saved && !is_alive(record.process)) host_.detach(settle(entry, false));
   co_return saved;
+}
+
+/// runc writes the first process's PID into a cgroup of each hierarchy, systemd does with a scope's. The grace period that this costs
+/// passes while they start.
+void Containers::expect_moves() {
+  if (node_->programs.kind == RuntimeKind::crun && node_->driver == CgroupDriver::cgroupfs) return;
+  moves_until_ = std::chrono::steady_clock::now() + kMovesWithin;
+  if (!std::exchange(attach_lock_is_kept_, true)) host_.detach(keep_attach_lock_open());
+}
+
+Task<void> Containers::keep_attach_lock_open() {
+  const auto open = [node = node_] { return node->cgroups.open_attach_lock(); };
+  while (std::chrono::steady_clock::now() < moves_until_) {
+    Task<Status> opening = host_.blocking(open);
+    const Status opened = co_await std::move(opening);
+    if (!opened) break;  // the move is slower, no more
+    co_await host_.sleep(kAttachLockStaysOpen);
+  }
+  attach_lock_is_kept_ = false;
 }
 
 Task<Status> Containers::run_runtime(EntryPointer entry, std::vector<std::string> arguments) {
@@ -601,6 +623,7 @@ Task<Result<runtime::v1::ExecResponse>> Containers::exec(Call& call, const runti
   if (entry->record.phase != Phase::started)
     co_return failed_precondition("container " + request.container_id() + " is not running");
   if (request.command().empty()) co_return invalid_argument("no command to run");
+  expect_moves();
   std::vector<std::string> environment;
   for (const auto& item : request.environment()) environment.push_back(item.key() + "=" + item.value());
 

@@ -64,6 +64,9 @@ class Containers {
   using EntryPointer = std::shared_ptr<Entry>;
 
   Task<Status> run_monitor(EntryPointer entry, const Prepared& prepared, std::chrono::nanoseconds patience);
+  /// Another program is about to move processes of ours into a cgroup: for some time the kernel's lock for that is kept open.
+  void expect_moves();
+  Task<void> keep_attach_lock_open();
   Task<Status> run_runtime(EntryPointer entry, std::vector<std::string> arguments);
   Status watch_exits();
   /// Makes the folder of the exit files, and watches it.
@@ -91,6 +94,8 @@ class Containers {
   Broadcast<runtime::v1::Event> events_;
   UniqueFd exits_;
   Watch exits_watch_;
+  std::chrono::steady_clock::time_point moves_until_;
+  bool attach_lock_is_kept_ = false;
   bool retiring_ = false;
   bool trash_is_emptied_ = false;
   bool trash_has_more_ = false;

@@ -261,6 +261,27 @@ std::string Layout::unified_folder(std::string_view path) const {
   return {};
 }
 
+Status Layout::open_attach_lock() const {
+  // Any hierarchy: the lock is one. This process is written to where it is, which changes nothing and needs no cgroup of its own.
+  const std::string membership = read_text("/proc/self/cgroup");
+  for (std::string_view line : split(membership, '\n')) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string_view::npos) continue;
+    const std::string_view controllers = line.substr(first + 1, second - first - 1);
+    const std::string_view controller = controllers.substr(0, controllers.find(','));
+    const auto hierarchy = std::find_if(hierarchies_.begin(), hierarchies_.end(), [&](const Hierarchy& candidate) {
+      return controller.empty()
+                 ? candidate.unified
+                 : std::count(candidate.controllers.begin(), candidate.controllers.end(), controller) > 0 &&
+                       !candidate.unified;
+    });
+    if (hierarchy == hierarchies_.end()) continue;
+    return write_value(hierarchy->mount + std::string(line.substr(second + 1)) + "/cgroup.procs",
+                       std::to_string(getpid()));
+  }
+  return not_found("this process is in no cgroup that is mounted here");
+}
+
 Status Layout::create(std::string_view path) const {
   if (Status status = check_path(path); !status) return status;
   Status status = create_once(path);

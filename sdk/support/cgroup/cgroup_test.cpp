@@ -8,6 +8,8 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <fstream>
+
 #include "sdk/support/files/files.hpp"
 
 namespace pintle::cgroup {
@@ -99,6 +101,21 @@ class CgroupTest : public ::testing::Test {
   Layout layout_;
   std::string path_;
 };
+
+TEST_F(CgroupTest, OpeningTheLockForMovesMovesNothing) {
+  const auto membership = [] {
+    std::ifstream file("/proc/self/cgroup");
+    return std::string(std::istreambuf_iterator<char>(file), {});
+  };
+  ASSERT_TRUE(layout_.create(path_));
+  const pid_t pid = child(path_, [&] {
+    const std::string before = membership();
+    if (before.find(path_) == std::string::npos) return 1;
+    if (!layout_.open_attach_lock()) return 2;
+    return membership() == before ? 0 : 3;
+  });
+  EXPECT_EQ(WEXITSTATUS(status_of(pid)), 0);
+}
 
 TEST_F(CgroupTest, CreateIsRepeatableAndRefusesPathsThatLeadUp) {
   EXPECT_TRUE(layout_.create(path_ + "/a").is_ok());
