@@ -12,6 +12,7 @@
 #include "cri/oci/mounts.hpp"
 #include "cri/oci/seccomp.hpp"
 #include "sdk/support/files/files.hpp"
+#include "sdk/support/proc/security_modules.hpp"
 #include "sdk/support/process/capabilities.hpp"
 
 namespace pintle::oci {
@@ -288,8 +289,7 @@ HostFacts HostFacts::detect(cgroup::Mode cgroup_mode) {
   }
   facts.can_lower_oom_score = facts.capabilities.count("CAP_SYS_RESOURCE") != 0;
   if (auto score = files::read_file("/proc/self/oom_score_adj", 100)) facts.own_oom_score = std::atoi(score->c_str());
-  if (auto enabled = files::read_file("/sys/module/apparmor/parameters/enabled", 10))
-    facts.has_apparmor = enabled->starts_with('Y');
+  facts.has_apparmor = proc::has_apparmor();
   facts.has_selinux = files::open_at(-100, "/sys/fs/selinux/enforce", 0).is_ok();
   return facts;
 }

@@ -1,13 +1,16 @@
 // The node as a whole: which pods it takes, and how it is told.
 
+#include <algorithm>
 #include <boost/json.hpp>
 
 #include "cri/api.pintle.hpp"
 #include "pintle/node.pb.h"
 #include "plugins/node-agent/agent.hpp"
 #include "plugins/node-agent/pod_resources.hpp"
+#include "sdk/api/pod.hpp"
 #include "sdk/api/quantity.hpp"
 #include "sdk/api/time.hpp"
+#include "sdk/support/proc/security_modules.hpp"
 
 namespace pintle::agent {
 
@@ -39,11 +42,29 @@ json::object amounts_json(const Amounts& amounts) {
   return out;
 }
 
+/// In kubelet's words: a profile that is asked for and would not be enforced is worse than no pod (KEP-24).
+std::optional<PodVerdict> admit_by_apparmor(const core::Pod& pod) {
+  const auto is_asked_for = [&](const core::Container& container) {
+    core::AppArmorProfile profile;
+    return api::find_apparmor_profile(pod, container, profile) && profile.type() != "Unconfined";
+  };
+  const auto& spec = pod.spec();
+  const bool is_needed = std::any_of(spec.containers().begin(), spec.containers().end(), is_asked_for) ||
+                         std::any_of(spec.init_containers().begin(), spec.init_containers().end(), is_asked_for);
+  if (!is_needed || proc::has_apparmor()) return std::nullopt;
+  PodVerdict verdict;
+  verdict.reason = "AppArmor";
+  verdict.message = "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host";
+  verdict.is_refusal = true;
+  return verdict;
+}
+
 }  // namespace
 
 std::optional<PodVerdict> Agent::admit(const PodWorker& asking, const WantedPod& pod) {
   if (std::optional<PodVerdict> refusal = shutdown_.admit()) return refusal;
   if (std::optional<PodVerdict> refusal = pressure_.admit(*pod.pod)) return refusal;
+  if (std::optional<PodVerdict> refusal = admit_by_apparmor(*pod.pod)) return refusal;
   std::vector<std::shared_ptr<const WantedPod>> others;
   for (const auto& [key, worker] : workers_)
     if (worker.get() != &asking)

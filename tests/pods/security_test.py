@@ -120,16 +120,23 @@ class Security(PodCase):
 
     @unittest.skipIf(os.path.exists("/sys/module/apparmor/parameters/enabled"), "this host has AppArmor")
     def test_apparmor_is_refused_where_there_is_none(self):
-        self.node.drop(pod("armored", shell("one", SLEEP, securityContext={"appArmorProfile": {"type": "Localhost", "localhostProfile": "tight"}})))
-        found = self.wait_for_message("armored", "this node has no AppArmor")
-        self.assertEqual(self.containers_of(found), [])
+        why = "Pod was rejected: Cannot enforce AppArmor: AppArmor is not enabled on the host"
+        for name, profile in (("local", {"type": "Localhost", "localhostProfile": "tight"}), ("default", {"type": "RuntimeDefault"})):
+            self.node.drop(pod(name, shell("one", SLEEP, securityContext={"appArmorProfile": profile})))
+            found = self.wait_for_message(name, why)
+            status = json.loads(found.json)["status"]
+            self.assertEqual((status["phase"], status["reason"], self.containers_of(found)), ("Failed", "AppArmor", []))
         annotated = pod("annotated", shell("one", SLEEP))
         annotated["metadata"]["annotations"] = {"container.apparmor.security.beta.kubernetes.io/one": "localhost/tight"}
         self.node.drop(annotated)
-        self.wait_for_message("annotated", "this node has no AppArmor")
-        for kind in ("Unconfined", "RuntimeDefault"):
-            _, container = self.run_pod(pod("bare-" + kind.lower(), shell("one", SLEEP, securityContext={"appArmorProfile": {"type": kind}})))
-            self.assertTrue(container.pid)
+        self.wait_for_message("annotated", why)
+        for_all = pod("for-all", shell("one", SLEEP), securityContext={"appArmorProfile": {"type": "RuntimeDefault"}})
+        self.node.drop(for_all)
+        self.wait_for_message("for-all", why)
+        for_all["metadata"]["name"] = "not-for-this-one"
+        for_all["spec"]["containers"][0]["securityContext"] = {"appArmorProfile": {"type": "Unconfined"}}
+        _, container = self.run_pod(for_all)
+        self.assertTrue(container.pid)
 
     @unittest.skipIf(os.path.exists("/sys/fs/selinux/enforce"), "this host has SELinux")
     def test_selinux_is_refused_where_there_is_none(self):
