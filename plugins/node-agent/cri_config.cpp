@@ -27,12 +27,6 @@ constexpr std::array kMaskedPaths = {"/proc/asound",     "/proc/acpi",        "/
                                      "/proc/scsi",       "/sys/firmware",     "/sys/devices/virtual/powercap"};
 constexpr std::array kReadonlyPaths = {"/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"};
 
-template <class Map>
-api::Quantity amount(const Map& map, const char* name) {
-  const auto found = map.find(name);
-  return found == map.end() ? api::Quantity() : api::Quantity::of(found->second);
-}
-
 std::string hostname_of(const core::Pod& pod, const NodeFacts& node) {
   return pod.spec().set_hostname_as_fqdn() ? full_hostname_of(pod, node.cluster_domain) : short_hostname_of(pod);
 }
@@ -127,6 +121,12 @@ void set_groups(Context& out, const core::PodSecurityContext& of_pod) {
 int64_t quota_of(int64_t milli) { return std::max(milli * kQuotaPeriod / 1000, kLeastQuota); }
 
 /// What all containers of a pod may use together.
+void add_huge_pages(cri::LinuxContainerResources& resources, const std::string& name, const api::Quantity& amount) {
+  cri::HugepageLimit& limit = *resources.add_hugepage_limits();
+  limit.set_page_size(huge_page_name(huge_page_size(name)));
+  limit.set_limit(static_cast<uint64_t>(amount.units()));
+}
+
 cri::LinuxContainerResources resources_of_pod(const core::Pod& pod) {
   cri::LinuxContainerResources resources;
   resources.set_cpu_shares(static_cast<int64_t>(cpu_shares(requested_by(pod, "cpu").amount.milli())));
@@ -136,15 +136,16 @@ cri::LinuxContainerResources resources_of_pod(const core::Pod& pod) {
   }
   if (const PodAmount memory = limit_of(pod, "memory"); memory.complete)
     resources.set_memory_limit_in_bytes(memory.amount.units());
+  for (const std::string& name : huge_pages_of(pod)) add_huge_pages(resources, name, limit_of(pod, name).amount);
   return resources;
 }
 
 void set_resources(cri::LinuxContainerResources& resources, const WantedPod& pod, const core::Container& container,
                    const NodeFacts& node) {
-  const api::Quantity cpu_limit = amount(container.resources().limits(), "cpu");
-  const api::Quantity cpu_request = amount(container.resources().requests(), "cpu");
-  const api::Quantity memory_limit = amount(container.resources().limits(), "memory");
-  const api::Quantity memory_request = amount(container.resources().requests(), "memory");
+  const api::Quantity cpu_limit = limit_of(container, "cpu");
+  const api::Quantity cpu_request = requested_by(container, "cpu");
+  const api::Quantity memory_limit = limit_of(container, "memory");
+  const api::Quantity memory_request = requested_by(container, "memory");
 
   const int64_t shared_milli = cpu_request.is_zero() && container.resources().requests().count("cpu") == 0
                                    ? cpu_limit.milli()
@@ -156,11 +157,8 @@ void set_resources(cri::LinuxContainerResources& resources, const WantedPod& pod
   }
   if (!memory_limit.is_zero()) resources.set_memory_limit_in_bytes(memory_limit.units());
   // Whoever asked for none of a size gets none: others count on theirs.
-  for (const auto& [name, bytes] : node.huge_pages) {
-    cri::HugepageLimit& limit = *resources.add_hugepage_limits();
-    limit.set_page_size(huge_page_name(huge_page_size(name)));
-    limit.set_limit(static_cast<uint64_t>(limit_of(container, name).units()));
-  }
+  for (const auto& [name, bytes] : node.huge_pages)
+    add_huge_pages(resources, name, huge_pages_limit(*pod.pod, container, name));
 
   // The kernel ends first who uses most beyond what it asked for (kubelet's formula).
   const std::string_view quality = api::quality_of_service(*pod.pod);

@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <boost/json.hpp>
 #include <charconv>
-#include <set>
 
 #include "k8s/core/v1/pod.pb.h"
 #include "plugins/node-agent/pod_resources.hpp"
@@ -22,11 +21,7 @@ namespace {
 
 /// In the order in which kubelet looks at them.
 std::vector<std::string> requestable_of(const core::Pod& pod) {
-  std::set<std::string> huge_pages;
-  for (const auto* list : {&pod.spec().init_containers(), &pod.spec().containers()})
-    for (const core::Container& container : *list)
-      for (const auto& [name, quantity] : container.resources().requests())
-        if (name.starts_with(kHugePages)) huge_pages.insert(name);
+  const std::set<std::string> huge_pages = huge_pages_of(pod);
   std::vector<std::string> names{"cpu", "memory", "ephemeral-storage"};
   names.insert(names.end(), huge_pages.begin(), huge_pages.end());
   return names;

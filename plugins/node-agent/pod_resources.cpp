@@ -54,15 +54,24 @@ std::string huge_page_name(int64_t bytes) {
   return std::to_string(bytes) + units[unit];
 }
 
+std::set<std::string> huge_pages_of(const core::Pod& pod) {
+  std::set<std::string> names;
+  const auto add = [&](const core::ResourceRequirements& resources) {
+    for (const auto& [name, quantity] : resources.limits())
+      if (name.starts_with(kHugePages) && !api::Quantity::of(quantity).is_zero()) names.insert(name);
+  };
+  for (const auto* list : {&pod.spec().init_containers(), &pod.spec().containers()})
+    for (const core::Container& container : *list) add(container.resources());
+  add(pod.spec().resources());
+  return names;
+}
+
 int64_t huge_page_size_of(const core::Pod& pod, const std::string& medium) {
   constexpr std::string_view sized = "HugePages-";
   if (medium.starts_with(sized)) return huge_page_size(std::string(kHugePages) + medium.substr(sized.size()));
   if (medium != "HugePages") return 0;
-  for (const auto* list : {&pod.spec().init_containers(), &pod.spec().containers()})
-    for (const core::Container& container : *list)
-      for (const auto& [name, quantity] : container.resources().limits())
-        if (name.starts_with(kHugePages) && !api::Quantity::of(quantity).is_zero()) return huge_page_size(name);
-  return 0;
+  const std::set<std::string> names = huge_pages_of(pod);
+  return names.empty() ? 0 : huge_page_size(*names.begin());
 }
 
 PodAmount requested_by(const core::Pod& pod, const std::string& name) { return amount_of(pod, name, false); }
@@ -73,6 +82,11 @@ api::Quantity requested_by(const core::Container& container, const std::string& 
 }
 api::Quantity limit_of(const core::Container& container, const std::string& name) {
   return amount_in(container.resources().limits(), name);
+}
+
+api::Quantity huge_pages_limit(const core::Pod& pod, const core::Container& container, const std::string& name) {
+  const auto& own = container.resources().limits();
+  return amount_in(own.contains(name) ? own : pod.spec().resources().limits(), name);
 }
 
 uint64_t cpu_shares(int64_t milli) {

@@ -4,6 +4,7 @@
 /// one after the other, those that go on running beside the others; what the pod as a whole is given counts instead. Pure.
 
 #include <cstdint>
+#include <set>
 #include <string>
 #include <string_view>
 
@@ -29,6 +30,8 @@ inline constexpr std::string_view kHugePages = "hugepages-";
 int64_t huge_page_size(std::string_view name);
 /// As the kernel's hugetlb cgroup and CRI call that size: "2MB".
 std::string huge_page_name(int64_t bytes);
+/// The sizes that the pod or one of its containers asks for, as resources: {"hugepages-2Mi"}.
+std::set<std::string> huge_pages_of(const core::Pod& pod);
 /// Which pages an emptyDir of this medium ("HugePages", "HugePages-2Mi") has in this pod, in bytes; 0: none.
 int64_t huge_page_size_of(const core::Pod& pod, const std::string& medium);
 
@@ -39,6 +42,9 @@ PodAmount limit_of(const core::Pod& pod, const std::string& name);
 /// Of one container; zero: none.
 api::Quantity requested_by(const core::Container& container, const std::string& name);
 api::Quantity limit_of(const core::Container& container, const std::string& name);
+
+/// Its own; one that has none shares what the pod has as a whole (KEP-2837).
+api::Quantity huge_pages_limit(const core::Pod& pod, const core::Container& container, const std::string& name);
 
 /// What the kernel weighs so many thousandths of a processor with, as cpu.shares: 2 to 262144.
 uint64_t cpu_shares(int64_t milli);

@@ -24,8 +24,9 @@ class Unsupported {
     refuse(spec.scheduling_gates_size() > 0, child(at, "schedulingGates"), "scheduling gates are");
     refuse(spec.resource_claims_size() > 0, child(at, "resourceClaims"), "resource claims are");
     for (const auto& [name, quantity] : spec.resources().limits())
-      refuse(name != "cpu" && name != "memory", child(child(child(at, "resources"), "limits"), name),
-             "limits of whole pods besides cpu and memory are");
+      refuse(name != "cpu" && name != "memory" && !name.starts_with("hugepages-"),
+             child(child(child(at, "resources"), "limits"), name),
+             "limits of whole pods besides cpu, memory and hugepages-SIZE are");
     refuse(spec.resources().claims_size() > 0, child(child(at, "resources"), "claims"), "resource claims are");
     refuse(spec.has_os() && spec.os().name() != "linux", child(at, "os"), "other systems than linux are");
     const core::PodSecurityContext& security = spec.security_context();

@@ -87,7 +87,8 @@ void set_pod_resource_defaults(core::PodSpec& spec) {
       any = true;
     }
     requests[name] = limit;
-    if (any) requests[name].set_string(together.text());
+    // Requests of huge pages are their limits.
+    if (any && !name.starts_with("hugepages-")) requests[name].set_string(together.text());
   }
 }
 

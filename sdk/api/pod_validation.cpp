@@ -594,21 +594,24 @@ class PodValidator {
   /// Whose pages a volume of them has, is told by its medium or by what the containers ask for.
   void huge_page_volumes(const core::PodSpec& spec) {
     std::set<std::string> sizes;
+    const auto note = [&](const core::ResourceRequirements& resources) {
+      for (const auto& [name, quantity] : resources.limits())
+        if (name.starts_with(kHugePages) && !Quantity::of(quantity).is_zero()) sizes.insert(name);
+    };
     for (const auto* list : {&spec.init_containers(), &spec.containers()})
-      for (const core::Container& container : *list)
-        for (const auto& [name, quantity] : container.resources().limits())
-          if (name.starts_with(kHugePages) && !Quantity::of(quantity).is_zero()) sizes.insert(name);
+      for (const core::Container& container : *list) note(container.resources());
+    note(spec.resources());
     for (int i = 0; i < spec.volumes_size(); ++i) {
       const std::string& medium = spec.volumes(i).volume_source().empty_dir().medium();
       if (!medium.starts_with("HugePages")) continue;
       const std::string at = child(child(child("/spec/volumes", static_cast<size_t>(i)), "emptyDir"), "medium");
       if (medium == "HugePages" && sizes.size() != 1)
-        add(at, sizes.empty() ? "HugePages: no container has a limit of hugepages-SIZE"
+        add(at, sizes.empty() ? "HugePages: neither the pod nor a container has a limit of hugepages-SIZE"
                               : "HugePages: containers have pages of several sizes: say which, as HugePages-2Mi");
       else if (medium != "HugePages" &&
                !sizes.contains("hugepages-" + medium.substr(std::min<size_t>(medium.size(), 10))))
-        add(at,
-            medium + ": no container has a limit of hugepages-" + medium.substr(std::min<size_t>(medium.size(), 10)));
+        add(at, medium + ": neither the pod nor a container has a limit of hugepages-" +
+                    medium.substr(std::min<size_t>(medium.size(), 10)));
     }
   }
 
@@ -670,12 +673,15 @@ class PodValidator {
           together += Quantity::of(found->second);
           if (Quantity::of(found->second) > largest) largest = Quantity::of(found->second);
         }
-        const Quantity& most = *list == 'l' ? largest : together;
+        // Huge pages cannot be overcommitted: who may use them has them.
+        const bool is_together = *list == 'r' || name.starts_with(kHugePages);
+        const Quantity& most = is_together ? together : largest;
         if (most > Quantity::of(quantity))
-          add(child(child(at, list), name),
-              std::string("must be at least what ") +
-                  (*list == 'l' ? "each container may use, " : "its containers request together, ") + most.text() +
-                  ", is " + Quantity::of(quantity).text());
+          add(child(child(at, list), name), std::string("must be at least what ") +
+                                                (*list == 'r'  ? "its containers request together, "
+                                                 : is_together ? "its containers may use together, "
+                                                               : "each container may use, ") +
+                                                most.text() + ", is " + Quantity::of(quantity).text());
       }
     }
   }

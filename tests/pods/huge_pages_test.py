@@ -50,13 +50,30 @@ class HugePages(PodCase):
         self.node.take("user")
         wait_for("there is room now", lambda: self.node.pods().get("greedy") and self.node.pods()["greedy"].is_running(), 30)
 
+    def test_containers_share_what_their_pod_has_as_a_whole(self):
+        mounted = {"volumeMounts": [{"name": "huge", "mountPath": "/huge"}]}
+        first = shell("first", "/bin/busybox fallocate -l 4194304 /huge/a && echo fits; " + SLEEP, **mounted)
+        second = shell("second", "until [ $(/bin/busybox stat -c %s /huge/a || echo 0) = 4194304 ]; do /bin/busybox usleep 10000; done; "
+                                 "/bin/busybox fallocate -l 2097152 /huge/b || echo too much; " + SLEEP, **mounted)
+        both = pod("both", first, second, volumes=[{"name": "huge", "emptyDir": {"medium": "HugePages"}}],
+                   resources={"limits": {"hugepages-2Mi": "4Mi", "memory": "64Mi"}})
+        found, _ = self.run_pod(both)
+        for name, last in (("first", "fits"), ("second", "too much")):
+            wait_for(f"{name} says {last}", lambda: last in self.log_lines(found, container=name), 20)
+        whole = pod("whole", shell("one", SLEEP), resources={"limits": {"hugepages-2Mi": f"{2 * self.total}Mi", "memory": "64Mi"}})
+        self.node.drop(whole)
+        self.wait_for_message("whole", "OutOfhugepages-2Mi")
+        greedy = pod("greedy", shell("one", SLEEP, **limits("4Mi", memory="64Mi")), shell("two", SLEEP, **limits("4Mi", memory="64Mi")),
+                     resources={"limits": {"hugepages-2Mi": "6Mi", "memory": "128Mi"}})
+        self.assertIn("must be at least what its containers may use together, 8Mi", self.refused(greedy))
+
     def test_what_cannot_be_is_refused(self):
         for text, container, volumes in (
                 ("need a request or limit of cpu or memory", shell("one", SLEEP, **limits("4Mi")), ()),
                 ("must be so many pages of 2Mi, is 3Mi", shell("one", SLEEP, **limits("3Mi", memory="64Mi")), ()),
                 ("must be equal to the limit 4Mi, is 2Mi", shell("one", SLEEP, resources={
                     "requests": {"hugepages-2Mi": "2Mi"}, "limits": {"hugepages-2Mi": "4Mi", "memory": "64Mi"}}), ()),
-                ("no container has a limit of hugepages-1Gi", shell("one", SLEEP, **limits("4Mi", memory="64Mi")),
+                ("neither the pod nor a container has a limit of hugepages-1Gi", shell("one", SLEEP, **limits("4Mi", memory="64Mi")),
                  [{"name": "huge", "emptyDir": {"medium": "HugePages-1Gi"}}])):
             self.assertIn(text, self.refused(pod("wrong", container, volumes=volumes)))
 
