@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <ctime>
 #include <map>
+#include <optional>
 #include <vector>
 
 #include "cri/api.pintle.hpp"
@@ -71,9 +72,15 @@ Status compress(int folder, const std::string& name) {
   return status;
 }
 
+/// One container whose log is to be opened anew.
+struct Turn {
+  std::string container, path;
+  std::optional<Result<RotatedLog>> rotated;  ///< or there was none of that name
+};
+
 }  // namespace
 
-Result<std::string> rotate_log(const std::string& path, int most_files) {
+Result<RotatedLog> rotate_log(const std::string& path, int most_files) {
   const size_t slash = path.rfind('/');
   const std::string name = path.substr(slash + 1);
   Result<files::Descriptor> folder = files::open_folder(path.substr(0, slash));
@@ -84,21 +91,24 @@ Result<std::string> rotate_log(const std::string& path, int most_files) {
   std::vector<std::string> rotated;
   for (const std::string& other : *names) {
     if (!other.starts_with(name + ".")) continue;
+    // The monitor is just about to give it the log's name.
+    if (other == name + kUnfinished) continue;
     // Of an interruption: what it was made of is still there.
     if (other.ends_with(kUnfinished))
       (void)unlinkat(folder->get(), other.c_str(), 0);
     else
       rotated.push_back(other);
   }
+  RotatedLog result;
   // Room for the current log and the one that it becomes.
   while (rotated.size() + 2 > static_cast<size_t>(std::max(most_files, 2))) {
     if (unlinkat(folder->get(), rotated.front().c_str(), 0) != 0 && errno != ENOENT)
-      return status_from_errno(errno, "remove " + rotated.front());
+      result.older = status_from_errno(errno, "remove " + rotated.front());
     rotated.erase(rotated.begin());
   }
   for (const std::string& other : rotated)
     if (!other.ends_with(kCompressed))
-      if (Status compressed = compress(folder->get(), other); !compressed) return compressed;
+      if (Status compressed = compress(folder->get(), other); !compressed) result.older = std::move(compressed);
   auto when = std::chrono::system_clock::now();
   std::string next = name + "." + timestamp(when);
   // Never over one that is there.
@@ -107,7 +117,8 @@ Result<std::string> rotate_log(const std::string& path, int most_files) {
     next = name + "." + timestamp(when += std::chrono::milliseconds(1));
   if (renameat(folder->get(), name.c_str(), folder->get(), next.c_str()) != 0)
     return status_from_errno(errno, "rename " + path);
-  return path.substr(0, slash + 1) + next;
+  result.path = path.substr(0, slash + 1) + next;
+  return result;
 }
 
 Status undo_rotation(const std::string& path, const std::string& rotated) {
@@ -144,31 +155,37 @@ Task<void> LogRotation::look() {
                            value_of(container.annotations(), annotation::kRestartCount) + ".log";
   }
   auto rotate = [logs = std::move(logs), settings = settings_] {
-    std::map<std::string, std::pair<std::string, Result<std::string>>> done;
+    std::vector<Turn> turns;
     for (const auto& [id, path] : logs) {
       struct stat info {};
-      if (lstat(path.c_str(), &info) != 0 || !S_ISREG(info.st_mode) || info.st_size <= settings.longest_bytes) continue;
-      done.emplace(id, std::make_pair(path, rotate_log(path, settings.most_files)));
+      if (lstat(path.c_str(), &info) != 0) {
+        if (errno == ENOENT) turns.push_back({id, path, {}});
+        continue;
+      }
+      if (!S_ISREG(info.st_mode) || info.st_size <= settings.longest_bytes) continue;
+      turns.push_back({id, path, rotate_log(path, settings.most_files)});
     }
-    return done;
+    return turns;
   };
   auto rotating = host_.blocking(std::move(rotate));
-  const auto done = co_await std::move(rotating);
-  for (const auto& [id, what] : done) {
-    const auto& [path, rotated] = what;
-    if (!rotated) {
-      host_.warn("a log could not be rotated", {{"log", path}, {"problem", rotated.status().message()}});
-      continue;
+  const std::vector<Turn> turns = co_await std::move(rotating);
+  for (const Turn& turn : turns) {
+    if (turn.rotated) {
+      const Status problem = *turn.rotated ? (*turn.rotated)->older : turn.rotated->status();
+      if (!problem) host_.warn("a log could not be rotated", {{"log", turn.path}, {"problem", problem.message()}});
+      if (!*turn.rotated) continue;
     }
     cri::ReopenContainerLogRequest reopen;
-    reopen.set_container_id(id);
+    reopen.set_container_id(turn.container);
     CallOptions patience;
     patience.timeout = kQuickCall;
     auto reopening = context_.runtime->ReopenContainerLog(reopen, patience);
     const Result<cri::ReopenContainerLogResponse> reopened = co_await reopening;
-    if (reopened) continue;
+    const Code code = reopened.status().code();
+    const bool may_yet_be = code == Code::deadline_exceeded || code == Code::unavailable;
+    if (reopened || may_yet_be || !turn.rotated) continue;
     // A container that has ended meanwhile keeps its log under the name that everybody knows.
-    auto undo = [path = path, renamed = *rotated] { return undo_rotation(path, renamed); };
+    auto undo = [path = turn.path, renamed = (*turn.rotated)->path] { return undo_rotation(path, renamed); };
     auto undoing = host_.blocking(std::move(undo));
     (void)co_await std::move(undoing);
   }

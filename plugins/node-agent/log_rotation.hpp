@@ -8,7 +8,8 @@
 ///
 /// A log that is longer than `longest_bytes` is renamed and the runtime told to open it anew (CRI's ReopenContainerLog); `most_files`
 /// counts all of one container, the current one included. No line is lost: until it is told, the runtime goes on writing into the
-/// renamed file. If it cannot be told, the file gets its name back.
+/// renamed file. If it refuses, the file gets its name back. Where nobody knows whether it was told (no answer in time, an agent that was
+/// killed in between), the next look finds no log under its name, and tells it again.
 
 #include <chrono>
 #include <cstdint>
@@ -28,8 +29,13 @@ struct LogSettings {
   std::chrono::nanoseconds interval = std::chrono::seconds(10);
 };
 
-/// Renames the log at `path`, compresses those before it and removes the oldest; gives its new path. Blocks.
-Result<std::string> rotate_log(const std::string& path, int most_files);
+struct RotatedLog {
+  std::string path;  ///< what it is called now
+  Status older;      ///< of those before it: one that cannot be compressed or removed stays as it is, as on a full disk
+};
+
+/// Renames the log at `path`, compresses those before it and removes the oldest. Blocks.
+Result<RotatedLog> rotate_log(const std::string& path, int most_files);
 /// Takes the rename back, for when nobody writes anew. Blocks.
 Status undo_rotation(const std::string& path, const std::string& rotated);
 

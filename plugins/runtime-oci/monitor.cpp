@@ -225,7 +225,14 @@ Status reopen_log(const Node& node, const ContainerRecord& record) {
   if (!fifo)
     return failed_precondition("container " + record.id + " has no monitor that could open its log again (" +
                                fifo.status().message() + ")");
-  if (Status status = files::write_all(fifo->get(), kReopenLog); !status) return status;
+  // conmon makes its next log beside the former one, and ends if it cannot. We can be told.
+  const std::string aside = record.log_path + ".tmp";
+  auto made = files::open_at(AT_FDCWD, aside, O_WRONLY | O_CREAT | O_NOFOLLOW, 0640);
+  if (!made) return made.status();
+  if (Status status = files::write_all(fifo->get(), kReopenLog); !status) {
+    unlink(aside.c_str());
+    return status;
+  }
   const auto until = std::chrono::steady_clock::now() + std::chrono::milliseconds(kReopenPatience);
   for (;;) {
     const auto left =

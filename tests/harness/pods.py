@@ -102,14 +102,24 @@ class LogReader:
         """Reads what is new; returns the number of complete lines seen so far."""
         for file in self._open_all():
             with file:
-                inode = os.fstat(file.fileno()).st_ino
-                file.seek(self.read.get(inode, 0))
+                about = os.fstat(file.fileno())
+                before = self.read.get(about.st_ino, 0)
+                # A file system gives the inode of a file that has gone to the next one: a log never shrinks.
+                before = before if before <= about.st_size else 0
+                file.seek(before)
                 content = file.read()
                 content = content[:content.rfind(b"\n") + 1]
-                self.read[inode] = self.read.get(inode, 0) + len(content)
+                self.read[about.st_ino] = before + len(content)
                 for line in content.decode(errors="replace").splitlines():
                     self._take(file.name, line)
         return self.expected
+
+    def __repr__(self):
+        """What there is, and how far it was read."""
+        files = sorted(os.listdir(self.folder))
+        about = [os.stat(os.path.join(self.folder, name)) for name in files]
+        return f"{self.folder}: {self.expected} lines; " + ", ".join(
+            f"{name} (inode {one.st_ino}): {self.read.get(one.st_ino, 0)} of {one.st_size} bytes" for name, one in zip(files, about))
 
     def _names(self):
         """The log files, the oldest first: 0.log.20261120-143000-042, 0.log, 1.log."""

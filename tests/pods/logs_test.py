@@ -67,6 +67,42 @@ class Logs(PodCase):
         self.assertGreater(len(lines), 1000)
         self.assertEqual(lines, [f"tick {number}" for number in range(len(lines))], "a line is lost or doubled")
 
+    def test_a_rotation_that_was_cut_is_finished(self):
+        """Killed between the renaming and telling the runtime: the log has no name, and its monitor writes on into the renamed one."""
+        found, _ = self.run_pod(pods.ticking("cut"))
+        reader = pods.LogReader(self.node.log_folder(found, "one"))
+        wait_for("some lines", lambda: reader.catch_up() > 10, 20)
+        self.node.kill()
+        path = os.path.join(self.node.log_folder(found, "one"), "0.log")
+        os.rename(path, path + ".20260101-000000-000")
+        self.node.start()
+        wait_for("the log has its name again", lambda: os.path.exists(path), 20)
+        lines = reader.catch_up()
+        wait_for("it is written to", lambda: reader.catch_up() > lines + 10 and os.path.getsize(path) > 0, 20)
+        self.assertEqual(reader.problems, [])
+
+    def test_an_older_log_that_cannot_be_compressed_or_removed_does_not_stop_rotation(self):
+        found, _ = self.run_pod(pod("loud", pods.container("one", "ticks", 1)))
+        os.mkdir(os.path.join(self.node.log_folder(found, "one"), "0.log.20200101-000000-000"))
+        newest = lambda: [path for path in self.files_of(found)[:-1] if "20200101" not in path]
+        wait_for("a rotation", newest, 20)
+        first = newest()[0]
+        wait_for("the oldest that can go goes", lambda: first not in newest() and first + ".gz" not in newest(), 30)
+        self.assertLessEqual(len(newest()), 3)
+
+    def test_a_log_that_cannot_be_made_costs_neither_monitor_nor_lines(self):
+        found, _ = self.run_pod(pods.ticking("walled"))
+        before = {one.identity() for one in self.containers_of(found)}
+        reader = pods.LogReader(self.node.log_folder(found, "one"))
+        path = os.path.join(self.node.log_folder(found, "one"), "0.log")
+        os.mkdir(path + ".tmp")  # no file takes the place of a folder
+        wait_for("the log grows beyond its limit", lambda: reader.catch_up() and os.path.exists(path) and os.path.getsize(path) > 25000, 30)
+        self.assertEqual({one.identity() for one in self.containers_of(found)}, before)
+        os.rmdir(path + ".tmp")
+        wait_for("it is rotated", lambda: reader.catch_up() and len(self.files_of(found)) > 1, 20)
+        self.assertEqual({one.identity() for one in self.containers_of(found)}, before)
+        self.assertEqual(reader.problems, [])
+
     def broken_config(self):
         plugins = {**self.node.plugins, "node-agent": {"config": {**self.node.plugins["node-agent"]["config"], "containerLogs": {"maxSize": "lots"}}}}
         before = self.node.plugins

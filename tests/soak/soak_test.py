@@ -27,7 +27,7 @@ import machine
 import pods
 import processes
 from admin import AdminError
-from node import NETWORK, RUNTIME, NodeTest, wait_for
+from node import NETWORK, RUNTIME, NodeTest, Timeout, wait_for
 
 SECONDS = float(os.environ.get("PINTLE_SOAK_SECONDS", "3600"))
 LAPS = 6
@@ -110,6 +110,10 @@ class Soak(NodeTest):
             os.unlink(ballast)
         super().tearDown()
 
+    def read_logs(self):
+        for reader in self.readers:
+            reader.catch_up()
+
     def count(self, what, times=1):
         self.counted[what] = self.counted.get(what, 0) + times
 
@@ -136,7 +140,10 @@ class Soak(NodeTest):
     def check_steady(self):
         self.assertEqual(self.steady_picture(), self.expected, "pods that nobody touched have changed")
         goals = [(reader, reader.catch_up() + 1) for reader in self.readers]
-        wait_for("all steady containers write on", lambda: all(reader.catch_up() >= goal for reader, goal in goals), 20)
+        try:
+            wait_for("all steady containers write on", lambda: all([reader.catch_up() >= goal for reader, goal in goals]), 20)
+        except Timeout as error:
+            raise AssertionError(f"{error}: {[reader for reader, goal in goals if reader.expected < goal]}") from None
         self.assertEqual([problem for reader in self.readers for problem in reader.problems], [])
 
     def come(self, now):
@@ -247,6 +254,7 @@ class Soak(NodeTest):
         while self.visitors:
             self.assertLess(time.monotonic(), end + ARRIVES_WITHIN, f"{len(self.visitors)} pods do not go")
             self.look_after_visitors(time.monotonic())
+            self.read_logs()
             time.sleep(0.05)
         self.node.wait_for_pods(STEADY + VICTIMS, ARRIVES_WITHIN)
         self.check_steady()
@@ -334,8 +342,7 @@ class Soak(NodeTest):
             except (AdminError, OSError) as error:
                 self.assertTrue(self.node.is_running(), f"pintled ended by itself ({error})\n{self.node.log_tail()}")
                 self.count("unanswered looks")
-            for reader in self.readers:
-                reader.catch_up()
+            self.read_logs()
             time.sleep(max(0.0, min(next_pod - time.monotonic(), 0.2)))
             now = time.monotonic()
         self.churned_for += now - begun
