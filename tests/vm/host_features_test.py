@@ -243,7 +243,8 @@ class HostFeatures(unittest.TestCase):
         self.assertEqual(int(memory), total - (512 << 20))
         self.assertEqual(int(self.vm.run("systemctl show -P MemoryMax kubepods.slice")), int(memory))
         self.assertEqual(int(self.vm.run("systemctl show -P TasksMax kubepods.slice")), int(processes))
-        self.vm.run("systemctl daemon-reload; systemctl set-property --runtime kubepods.slice IOWeight=50; sleep 2")
+        self.vm.run("systemctl daemon-reload; systemctl set-property --runtime kubepods.slice MemoryLow=1M")
+        self.vm.wait("systemd has written to the cgroup", "grep -qx 1048576 /sys/fs/cgroup/kubepods.slice/memory.low")
         self.assertEqual(self.vm.run(limits).split(), [memory, processes, weight])
         self.vm.run(f"pintle pod exec limited -- true; kill -9 {pid}")
         self.wait_for("limited", lambda status: status["containerStatuses"][0]["restartCount"] == 1 and status["phase"] == "Running"

@@ -7,7 +7,11 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <filesystem>
+#include <fstream>
 #include <thread>
+
+#include "sdk/support/engine/reactor.hpp"
 
 namespace pintle::engine {
 namespace {
@@ -692,6 +696,46 @@ TEST_F(EngineTest, ManyThreadsCallCancelAndCompleteWithoutLosingOne) {
   over = true;
   completer.join();
   EXPECT_EQ(outcome.ends.count(), accepted.load());
+}
+
+int threads_named(const std::string& wanted) {
+  int count = 0;
+  for (const auto& task : std::filesystem::directory_iterator("/proc/self/task")) {
+    std::string name;
+    std::getline(std::ifstream(task.path() / "comm"), name);
+    count += name == wanted;
+  }
+  return count;
+}
+
+TEST(ReactorTest, BlockingThreadsThatABurstHasBroughtGoAlthoughSomeWorkGoesOn) {
+  constexpr int kBurst = 16;
+  Reactor reactor(1, kBurst, std::chrono::milliseconds(50));
+  reactor.start();
+  Counter begun, ended;
+  std::atomic<bool> is_over = false;
+  for (int i = 0; i < kBurst; ++i)
+    reactor.blocking([&] {
+      begun.add();
+      begun.reaches(kBurst);
+      ended.add();
+    });
+  ASSERT_TRUE(ended.reaches(kBurst));
+  EXPECT_EQ(threads_named("blocking"), kBurst);
+  // One piece of work after the other, each of which wakes one of the threads.
+  std::function<void()> work = [&] {
+    if (is_over)
+      ended.add();
+    else
+      reactor.blocking(work);
+  };
+  reactor.blocking(work);
+  const auto limit = std::chrono::steady_clock::now() + std::chrono::seconds(10);
+  while (threads_named("blocking") > 2 && std::chrono::steady_clock::now() < limit) std::this_thread::yield();
+  EXPECT_LE(threads_named("blocking"), 2);
+  is_over = true;
+  EXPECT_TRUE(ended.reaches(kBurst + 1)) << "work goes on with those that are left";
+  reactor.stop();
 }
 
 TEST(MetricsTest, RendersPrometheusTextAndRefusesBadNames) {

@@ -36,7 +36,6 @@ namespace {
 
 constexpr uint64_t second = 1'000'000'000;
 constexpr auto beat_interval = std::chrono::milliseconds(250);
-constexpr auto blocking_idle = std::chrono::seconds(10);
 constexpr unsigned max_spares = 8;
 constexpr size_t signal_stack_size = 64 << 10;
 
@@ -99,9 +98,10 @@ struct Reactor::State {
     const Ready ready;
   };
 
-  State(unsigned thread_count, unsigned blocking_count)
+  State(unsigned thread_count, unsigned blocking_count, std::chrono::nanoseconds idle)
       : threads(thread_count),
         max_blocking(blocking_count),
+        blocking_idle(idle),
         io(static_cast<int>(thread_count)),
         work(io.get_executor()),
         clock(io),
@@ -282,6 +282,7 @@ struct Reactor::State {
   }
 
   const unsigned threads, max_blocking;
+  const std::chrono::nanoseconds blocking_idle;
   boost::asio::io_context io;
   boost::asio::executor_work_guard<boost::asio::io_context::executor_type> work;
   std::atomic<bool> stopping{false}, all_moving{true};
@@ -315,8 +316,8 @@ struct Reactor::State {
   std::chrono::steady_clock::time_point counts_since, trimmed_at;
 };
 
-Reactor::Reactor(unsigned threads, unsigned blocking_threads)
-    : state_(std::make_unique<State>(threads, blocking_threads)) {
+Reactor::Reactor(unsigned threads, unsigned blocking_threads, std::chrono::nanoseconds blocking_idle)
+    : state_(std::make_unique<State>(threads, blocking_threads, blocking_idle)) {
   void* warm[2];
   backtrace(warm, 2);  // the first call loads libgcc, which a signal handler must not
   struct sigaction action {};

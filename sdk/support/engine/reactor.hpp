@@ -10,6 +10,7 @@
 /// Watches are level-triggered, one shot each: the callback runs, then `rearm` asks for the next. All watched descriptors sit
 /// in one epoll set of their own, because Asio's edge-triggered set takes a descriptor once and cannot say what poll(2) says.
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -34,7 +35,10 @@ class Reactor {
   /// `stack` is one frame a line, the innermost first.
   using Stuck = std::function<void(const char* owner, uint64_t nanoseconds, const std::string& stack)>;
 
-  Reactor(unsigned threads, unsigned blocking_threads);
+  /// Threads for blocking work come as they are needed, `blocking_threads` at most, and go when they were not for one to two spans of
+  /// `blocking_idle`.
+  Reactor(unsigned threads, unsigned blocking_threads,
+          std::chrono::nanoseconds blocking_idle = std::chrono::seconds(10));
   ~Reactor();
   Reactor(const Reactor&) = delete;
   Reactor& operator=(const Reactor&) = delete;
