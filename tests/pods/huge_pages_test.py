@@ -41,7 +41,9 @@ class HugePages(PodCase):
                   "fallocate -l 6291456 /huge/b || echo too much; " + SLEEP)
         user = shell("one", script.replace("grep", "/bin/busybox grep").replace("fallocate", "/bin/busybox fallocate").replace("rm ", "/bin/busybox rm "),
                      volumeMounts=[{"name": "huge", "mountPath": "/huge"}], **limits("4Mi", memory="64Mi"))
-        found, _ = self.run_pod(pod("user", user, volumes=[{"name": "huge", "emptyDir": {"medium": "HugePages"}}]))
+        # The pod's cgroup has room for three pages; two of them are the user's.
+        other = shell("other", SLEEP, **limits("2Mi", memory="64Mi"))
+        found, _ = self.run_pod(pod("user", user, other, volumes=[{"name": "huge", "emptyDir": {"medium": "HugePages"}}]))
         lines = [line for line in self.wait_for_lines(found, 4) if line.startswith((" /huge", "fits", "too"))]
         self.assertEqual(lines, [" /huge hugetlbfs", "fits", "too much"])
         self.node.drop(pod("greedy", shell("one", SLEEP, **limits(f"{2 * self.total}Mi", memory="64Mi"))))
