@@ -279,8 +279,8 @@ Task<void> Containers::keep_attach_lock_open() {
   const auto open = [node = node_] { return node->cgroups.open_attach_lock(); };
   while (std::chrono::steady_clock::now() < moves_until_) {
     Task<Status> opening = host_.blocking(open);
-    const Status opened = co_await std::move(opening);
-    if (!opened) break;  // the move is slower, no more
+    // The lock is taken even where the kernel then refuses the move, as that of a process in a cgroup with others below it.
+    (void)co_await std::move(opening);
     co_await host_.sleep(kAttachLockStaysOpen);
   }
   attach_lock_is_kept_ = false;
