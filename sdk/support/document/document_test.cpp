@@ -160,7 +160,7 @@ TEST(WriteYaml, IsReadAsTheSameValue) {
   const json::value value = json::parse(R"({
     "plain": "some text", "bool": "yes", "number": "0644", "empty": "", "lines": "a\nb\n", "colon": "a: b", "comment": "a #b",
     "list": [1, -2.5, 3.0, [], {}, [["x"], {"k": [1]}], {"a": {"b": null}, "c": [{"d": 1}]}], "dash": "- x", "5": true,
-    "control": "\u0085\u007f\ufeff\u0001", "emoji": "\ud83d\ude00", "dots": "...", "big": 1e300, "null": null})");
+    "control": "\u0085\u007f\ufeff\u0001", "emoji": "\ud83d\ude00", "dots": "...", "big": 1e300, "null": null, "<<": {"k": 1}})");
   const std::string text = write_yaml(value);
   auto again = read_document(text, "written");
   ASSERT_TRUE(again) << again.status().message() << "\n" << text;

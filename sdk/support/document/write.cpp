@@ -66,10 +66,11 @@ std::string scalar_text(const json::value& value) {
   return is_safe_plain(text) ? std::string(text) : quoted(text);
 }
 
-// Keys are read as they are written, whatever they look like; only null is none.
+// Keys are read as they are written, whatever they look like; only null is none, and << merges.
 std::string key_text(json::string_view key) {
   const std::string_view text(key.data(), key.size());
-  return is_safe_plain(text) && text.find(' ') == std::string_view::npos ? std::string(text) : quoted(text);
+  const bool is_plain = is_safe_plain(text) && text.find(' ') == std::string_view::npos && text != "<<";
+  return is_plain ? std::string(text) : quoted(text);
 }
 
 void write(const json::value& value, size_t indent, bool in_sequence, std::string& out) {
