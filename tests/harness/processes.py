@@ -48,9 +48,10 @@ def cpu_seconds(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def proportional_set_kib(pid):
+def proportional_set_kib(pid, kind="Pss"):
+    """Of what several processes share, each has its share: "Pss" is less beside others. "Pss_Anon" is what a process has allocated."""
     for line in (read(f"/proc/{pid}/smaps_rollup") or "").splitlines():
-        if line.startswith("Pss:"):
+        if line.startswith(kind + ":"):
             return int(line.split()[1])
     return 0
 
