@@ -18,7 +18,6 @@
 namespace pintle::kernel {
 namespace {
 
-constexpr int all_seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
 constexpr uint64_t max_file = 1ull << 30;
 
 std::string base_name(const std::string& path) { return path.substr(path.rfind('/') + 1); }
@@ -115,14 +114,13 @@ Result<std::shared_ptr<SealedFile>> SealedFile::read(const std::string& path) {
     if (sent == 0) break;  // it became shorter: what is there is judged
     left -= sent;
   }
-  if (fcntl(out->descriptor_.get(), F_ADD_SEALS, all_seals) != 0) return status_from_errno(errno, path + ": seal");
+  if (Status sealed = files::seal(out->descriptor_.get()); !sealed) return sealed.with_context(path);
   if (Status mapped = out->map(); !mapped) return mapped;
   return out;
 }
 
 Result<std::shared_ptr<SealedFile>> SealedFile::adopt(files::Descriptor descriptor, const std::string& name) {
-  const int seals = fcntl(descriptor.get(), F_GET_SEALS);
-  if (seals < 0 || (seals & all_seals) != all_seals) return permission_denied(name + ": the memory file is not sealed");
+  if (!files::is_sealed(descriptor.get())) return permission_denied(name + ": the memory file is not sealed");
   std::shared_ptr<SealedFile> out(new SealedFile);
   out->path_ = name;
   out->descriptor_ = std::move(descriptor);

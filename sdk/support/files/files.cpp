@@ -10,10 +10,14 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <set>
+#include <thread>
 
 namespace pintle::files {
 namespace {
+
+constexpr int kSeals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
 
 Status failure(std::string_view what, const std::string& path) {
   const int error = errno;
@@ -223,6 +227,20 @@ Result<Lock> Lock::take(int folder, const std::string& name, int operation) {
     return failure("lock", name);
   }
   return Lock(std::move(file));
+}
+
+Status seal(int memory_file) {
+  constexpr int kMostAttempts = 20;  // of up to 80 ms that the kernel itself waits
+  for (int attempt = 1; fcntl(memory_file, F_ADD_SEALS, kSeals) != 0; ++attempt) {
+    if (errno != EBUSY || attempt == kMostAttempts) return status_from_errno(errno, "seal");
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  }
+  return {};
+}
+
+bool is_sealed(int memory_file) {
+  const int seals = fcntl(memory_file, F_GET_SEALS);
+  return seals >= 0 && (seals & kSeals) == kSeals;
 }
 
 std::string random_hex(size_t count) {

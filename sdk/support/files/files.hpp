@@ -103,6 +103,12 @@ class Lock {
   Descriptor descriptor_;
 };
 
+/// Lets nobody change a memory file any more (memfd_create(2) with MFD_ALLOW_SEALING; F_ADD_SEALS of fcntl(2)): neither its bytes nor its
+/// size nor its seals. The kernel refuses while it has one of the pages in hand (reclaim, compaction); that is waited for, 2 s at most.
+Status seal(int memory_file);
+/// Whether a descriptor, of whomever, is of a file that was sealed so.
+bool is_sealed(int memory_file);
+
 /// `count` random lowercase hexadecimal digits, for names that nobody else has.
 std::string random_hex(size_t count);
 

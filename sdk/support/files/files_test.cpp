@@ -1,10 +1,13 @@
 #include "sdk/support/files/files.hpp"
 
 #include <gtest/gtest.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <chrono>
 #include <cstdlib>
+#include <thread>
 
 namespace pintle::files {
 namespace {
@@ -67,6 +70,25 @@ TEST_F(FilesTest, ExclusiveLockExcludesOthersOfTheSameProcessUntilItGoes) {
   auto one = Lock::try_acquire(folder_.get(), "lock", Lock::Kind::shared);
   EXPECT_TRUE(one.is_ok());
   EXPECT_TRUE(Lock::try_acquire(folder_.get(), "lock", Lock::Kind::shared).is_ok());
+}
+
+TEST_F(FilesTest, SealingWaitsForWhoeverHasThePagesInHand) {
+  const Descriptor file(memfd_create("test", MFD_CLOEXEC | MFD_ALLOW_SEALING));
+  ASSERT_EQ(ftruncate(file.get(), 4096), 0);
+  // The kernel refuses to seal what can be written to through a mapping, by the same error.
+  void* writable = mmap(nullptr, 4096, PROT_READ | PROT_WRITE, MAP_SHARED, file.get(), 0);
+  ASSERT_NE(writable, MAP_FAILED);
+  std::thread letting_go([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    munmap(writable, 4096);
+  });
+  EXPECT_FALSE(is_sealed(file.get()));
+  EXPECT_TRUE(seal(file.get()));
+  letting_go.join();
+  EXPECT_TRUE(is_sealed(file.get()));
+  EXPECT_LT(write(file.get(), "x", 1), 0);
+  EXPECT_EQ(seal(file.get()).code(), Code::permission_denied) << "nobody can seal it again";
+  EXPECT_FALSE(is_sealed(STDIN_FILENO));
 }
 
 TEST_F(FilesTest, MeasureCountsHardLinksOnce) {

@@ -22,13 +22,12 @@ constexpr uint64_t max_part = 1ull << 30;
 constexpr size_t max_descriptors = PINTLE_MAX_DESCRIPTORS + max_parts;
 constexpr size_t max_packet = sizeof(FrameHead) + max_parts * 8 + max_inline;
 constexpr size_t max_queued_bytes = 16u << 20, max_queued_packets = 8192;
-constexpr int all_seals = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_WRITE;
 
 Result<files::Descriptor> sealed(Bytes bytes) {
   files::Descriptor file(memfd_create("pintle-part", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (!file.valid()) return status_from_errno(errno, "memfd_create");
   if (Status written = files::write_all(file.get(), bytes); !written) return written;
-  if (fcntl(file.get(), F_ADD_SEALS, all_seals) != 0) return status_from_errno(errno, "seal");
+  if (Status sealed = files::seal(file.get()); !sealed) return sealed;
   return file;
 }
 
@@ -96,9 +95,7 @@ Result<Frame> parse_frame(std::string packet, std::vector<files::Descriptor> des
       return invalid_argument("a frame with a wrong memory file");
     const int file = descriptors[next_file++].get();
     struct stat info {};
-    const int seals = fcntl(file, F_GET_SEALS);
-    if (seals < 0 || (seals & all_seals) != all_seals || fstat(file, &info) != 0 ||
-        static_cast<uint64_t>(info.st_size) < length)
+    if (!files::is_sealed(file) || fstat(file, &info) != 0 || static_cast<uint64_t>(info.st_size) < length)
       return invalid_argument("a frame with a memory file that is not sealed, or too short");
     void* mapped = mmap(nullptr, length, PROT_READ, MAP_SHARED, file, 0);
     if (mapped == MAP_FAILED) return status_from_errno(errno, "map a part");
