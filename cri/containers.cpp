@@ -6,7 +6,6 @@
 #include <csignal>
 #include <ctime>
 
-#include "cri/failures.hpp"
 #include "cri/sandboxes.hpp"
 #include "cri/user_namespaces.hpp"
 #include "sdk/support/files/files.hpp"

@@ -7,7 +7,6 @@
 ///
 ///     Mutex::Lock lock = co_await sandbox->mutex.lock();
 ///     bool told = co_await container->changed.wait(5s);
-///     Status status = co_await all(std::move(tasks));
 
 #include <chrono>
 #include <coroutine>
@@ -17,8 +16,6 @@
 #include <pintle/task.hpp>
 #include <utility>
 #include <vector>
-
-#include "cri/failures.hpp"
 
 namespace pintle::cri {
 
@@ -127,42 +124,5 @@ class Notification {
   Host& host_;
   std::vector<std::shared_ptr<Waiter>> waiting_;
 };
-
-namespace detail {
-
-struct Joint {
-  size_t running = 0;
-  Failures failures;
-  std::coroutine_handle<> waiting;
-};
-
-inline pintle::detail::Detached run_part(Task<Status> task, std::shared_ptr<Joint> joint) {
-  Status status;
-  try {
-    status = co_await std::move(task);
-  } catch (const std::exception& error) {
-    status = internal_error(error.what());
-  }
-  joint->failures.note(status);
-  if (--joint->running == 0 && joint->waiting) joint->waiting.resume();
-}
-
-}  // namespace detail
-
-/// Runs all tasks side by side and ends with the last of them; the status collects what failed.
-inline Task<Status> all(std::vector<Task<Status>> tasks) {
-  auto joint = std::make_shared<detail::Joint>();
-  joint->running = tasks.size();
-  for (Task<Status>& task : tasks) detail::run_part(std::move(task), joint);
-  struct Awaiter {
-    detail::Joint& joint;
-    bool await_ready() const { return joint.running == 0; }
-    void await_suspend(std::coroutine_handle<> handle) { joint.waiting = handle; }
-    void await_resume() const {}
-  };
-  Awaiter awaiter{*joint};
-  co_await awaiter;
-  co_return joint->failures.status();
-}
 
 }  // namespace pintle::cri

@@ -1,9 +1,9 @@
 #include "cri/engine.hpp"
 
 #include <algorithm>
+#include <pintle/failures.hpp>
 
 #include "cri/containers.hpp"
-#include "cri/failures.hpp"
 #include "cri/namespaces.hpp"
 #include "cri/process_namespaces.hpp"
 #include "cri/sandboxes.hpp"
@@ -42,7 +42,7 @@ std::vector<Lost> lost_pins(const SandboxRecord& record, const std::string& proc
   look("user", record.user_namespace(), record.user_inode());
   // A pinned process namespace takes no process any more once its first one has ended.
   const bool has_ended = !record.pid_namespace().empty() &&
-                         !has_process_namespace(process_cgroups(process_root, record.cgroup_parent(), record.id()));
+                         !has_process_namespace(process_cgroup(process_root, record.cgroup_parent(), record.id()));
   if (has_ended) lost.push_back({"pid", record.pid_namespace(), 0});
   return lost;
 }
@@ -78,7 +78,8 @@ Status remove_strays(const Engine::Settings& settings, const std::set<std::strin
   each_stray(settings.state_folder + "/pods",
              [](int folder, const std::string& name) { return files::remove_tree(folder, name); });
   for (const std::string& id : all_process_namespaces(settings.process_root)) {
-    if (!known.contains(id)) failures.note(end_process_namespace(process_cgroups(settings.process_root, "", id)));
+    if (known.contains(id)) continue;
+    failures.note(end_process_namespace(process_cgroup(settings.process_root, "", id), settings.process_root));
   }
   return failures.status();
 }

@@ -44,12 +44,8 @@ Result<ProcessNamespace> pin(const std::string& answer, const std::string& run_f
 
 }  // namespace
 
-std::vector<std::string> process_cgroups(const std::string& root, const std::string& pod_cgroup,
-                                         const std::string& sandbox_id) {
-  std::vector<std::string> cgroups;
-  if (!pod_cgroup.empty()) cgroups.push_back(pod_cgroup + "/pintle-" + sandbox_id);
-  cgroups.push_back(root + "/" + sandbox_id);
-  return cgroups;
+std::string process_cgroup(const std::string& root, const std::string& pod_cgroup, const std::string& sandbox_id) {
+  return pod_cgroup.empty() ? root + "/" + sandbox_id : pod_cgroup + "/pintle-" + sandbox_id;
 }
 
 Task<Result<ProcessNamespace>> make_process_namespace(Host& host, std::string program, std::string cgroup,
@@ -92,28 +88,21 @@ Task<Result<ProcessNamespace>> make_process_namespace(Host& host, std::string pr
   co_return co_await std::move(finishing);
 }
 
-Status end_process_namespace(const std::vector<std::string>& cgroups) {
+Status end_process_namespace(const std::string& cgroup, const std::string& root) {
   const Result<cgroup::Layout> layout = cgroup::Layout::detect();
   if (!layout) return layout.status();
-  Status first;
-  for (const std::string& path : cgroups) {
-    if (!layout->exists(path)) continue;
-    Status ended = layout->kill(path);
-    if (ended) ended = layout->remove(path, kEndPatience);
-    if (!ended && first) first = ended;
-    // With the last pod goes the root. A pod's cgroup is not ours to remove.
-    if (path == cgroups.back()) layout->discard(path.substr(0, path.rfind('/')));
-  }
-  return first;
+  if (!layout->exists(cgroup)) return Status::ok();
+  Status ended = layout->kill(cgroup);
+  if (ended) ended = layout->remove(cgroup, kEndPatience);
+  layout->discard(root);
+  return ended;
 }
 
-bool has_process_namespace(const std::vector<std::string>& cgroups) {
+bool has_process_namespace(const std::string& cgroup) {
   const Result<cgroup::Layout> layout = cgroup::Layout::detect();
   if (!layout) return false;
-  return std::any_of(cgroups.begin(), cgroups.end(), [&](const std::string& path) {
-    const Result<std::vector<pid_t>> processes = layout->processes(path);
-    return processes && !processes->empty();
-  });
+  const Result<std::vector<pid_t>> processes = layout->processes(cgroup);
+  return processes && !processes->empty();
 }
 
 std::vector<std::string> all_process_namespaces(const std::string& root) {

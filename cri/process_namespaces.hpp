@@ -26,9 +26,8 @@ struct ProcessNamespace {
   int first_process = 0;
 };
 
-/// Where a sandbox' first process may be: where it is made today, and where earlier releases put it.
-std::vector<std::string> process_cgroups(const std::string& root, const std::string& pod_cgroup,
-                                         const std::string& sandbox_id);
+/// Where a sandbox' first process is; `pod_cgroup` is empty for a pod without one.
+std::string process_cgroup(const std::string& root, const std::string& pod_cgroup, const std::string& sandbox_id);
 
 /// Starts the first process in `cgroup` and pins its namespace in the pod's run folder, which exists. What was made remains on failure:
 /// `end_process_namespace` removes it. With a path of the pod's user namespace it belongs to that. FAILED_PRECONDITION: the program is not on this host. Lane.
@@ -36,11 +35,12 @@ Task<Result<ProcessNamespace>> make_process_namespace(Host& host, std::string pr
                                                       std::string sandbox_id, std::string run_folder,
                                                       std::string user_namespace);
 
-/// Kills what is in these cgroups and removes them; the pin goes with the pod's run folder. Ok if there is none. Blocks, any thread.
-Status end_process_namespace(const std::vector<std::string>& cgroups);
+/// Kills what is in the cgroup and removes it, with the last one also the root; the pin goes with the pod's run folder. Ok if there is
+/// none. Blocks, any thread.
+Status end_process_namespace(const std::string& cgroup, const std::string& root);
 
 /// Whether its first process lives. Blocks, any thread.
-bool has_process_namespace(const std::vector<std::string>& cgroups);
+bool has_process_namespace(const std::string& cgroup);
 
 /// The sandboxes that have one below the root, known to the engine or not. Blocks, any thread.
 std::vector<std::string> all_process_namespaces(const std::string& root);

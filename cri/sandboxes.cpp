@@ -4,9 +4,10 @@
 
 #include <algorithm>
 #include <boost/json.hpp>
+#include <pintle/all.hpp>
+#include <pintle/failures.hpp>
 
 #include "cri/containers.hpp"
-#include "cri/failures.hpp"
 #include "cri/namespaces.hpp"
 #include "cri/node_files.hpp"
 #include "cri/process_namespaces.hpp"
@@ -227,8 +228,8 @@ Task<Status> Sandboxes::make(CallContext context, std::shared_ptr<Sandbox> sandb
 
   if (choice.shared_processes && !wants_sandbox_container(record.runtime())) {
     Task<Result<ProcessNamespace>> sharing =
-        make_process_namespace(engine_.host(), engine_.settings().pod_init, process_cgroups_of(*sandbox).front(),
-                               record.id(), record.run_folder(), record.user_namespace());
+        make_process_namespace(engine_.host(), engine_.settings().pod_init, process_cgroup_of(*sandbox), record.id(),
+                               record.run_folder(), record.user_namespace());
     Result<ProcessNamespace> shared = co_await std::move(sharing);
     if (!shared) co_return shared.status();
     record.set_pid_namespace(shared->path);
@@ -264,9 +265,9 @@ Task<Status> Sandboxes::make(CallContext context, std::shared_ptr<Sandbox> sandb
   co_return gone();
 }
 
-std::vector<std::string> Sandboxes::process_cgroups_of(const Sandbox& sandbox) const {
+std::string Sandboxes::process_cgroup_of(const Sandbox& sandbox) const {
   const SandboxRecord& record = sandbox.record;
-  return process_cgroups(engine_.settings().process_root, record.cgroup_parent(), record.id());
+  return process_cgroup(engine_.settings().process_root, record.cgroup_parent(), record.id());
 }
 
 Task<Status> Sandboxes::attach_network(CallContext context, std::shared_ptr<Sandbox> sandbox) {
@@ -333,7 +334,9 @@ Task<Status> Sandboxes::stop(CallContext, std::shared_ptr<Sandbox> sandbox) {
     failures.note(co_await std::move(removing));
   }
   if (!sandbox->record.pid_namespace().empty()) {
-    auto end = [cgroups = process_cgroups_of(*sandbox)] { return end_process_namespace(cgroups); };
+    auto end = [cgroup = process_cgroup_of(*sandbox), root = engine_.settings().process_root] {
+      return end_process_namespace(cgroup, root);
+    };
     Task<Status> ending = engine_.host().blocking(std::move(end));
     failures.note(co_await std::move(ending));
     sandbox->record.set_first_process(0);
@@ -422,10 +425,10 @@ Task<Status> Sandboxes::take_down(std::shared_ptr<Sandbox> sandbox) {
   failures.note(co_await std::move(removing));
 
   const bool shared = namespace_choice(record.config()).shared_processes;
-  auto clear = [cgroups = shared ? process_cgroups_of(*sandbox) : std::vector<std::string>(),
+  auto clear = [shared, cgroup = process_cgroup_of(*sandbox), root = engine_.settings().process_root,
                 run_folder = record.run_folder(), state_folder = record.state_folder()] {
     Failures left;
-    if (!cgroups.empty()) left.note(end_process_namespace(cgroups));
+    if (shared) left.note(end_process_namespace(cgroup, root));
     left.note(release_namespaces(run_folder));
     const size_t slash = state_folder.rfind('/');
     const Result<files::Descriptor> parent = files::open_folder(state_folder.substr(0, slash));

@@ -40,7 +40,7 @@ class Sandboxes {
   Task<Status> attach_network(CallContext context, std::shared_ptr<Sandbox> sandbox);
   Task<Status> create_in_backend(CallContext context, std::shared_ptr<Sandbox> sandbox);
   bool wants_sandbox_container(const std::string& runtime_key) const;
-  std::vector<std::string> process_cgroups_of(const Sandbox& sandbox) const;
+  std::string process_cgroup_of(const Sandbox& sandbox) const;
   Task<Status> take_down(std::shared_ptr<Sandbox> sandbox);
   Task<Status> remove_in_backend(std::shared_ptr<Sandbox> sandbox);
   /// Does the same with all containers of the sandbox, side by side.

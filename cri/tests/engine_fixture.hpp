@@ -60,7 +60,8 @@ class EngineTest : public testing::Test {
     if (!node) return;
     for (const std::string& violation : node->violations()) ADD_FAILURE() << violation;
     node.reset();
-    for (const std::string& id : made_pods) (void)end_process_namespace(process_cgroups(process_root(), "", id));
+    for (const std::string& id : made_pods)
+      (void)end_process_namespace(process_cgroup(process_root(), "", id), process_root());
     for (const auto& entry : pins()) (void)release_namespaces(entry);
     fs::remove_all(fs::path(folder).parent_path());  // the node could not, with its mounts
   }
@@ -203,8 +204,7 @@ class EngineTest : public testing::Test {
     EXPECT_TRUE(network->attachments.empty());
     EXPECT_TRUE(runtime->sandboxes.empty());
     EXPECT_TRUE(runtime->containers.empty());
-    for (const std::string& id : made_pods)
-      EXPECT_FALSE(has_process_namespace(process_cgroups(process_root(), "", id)));
+    for (const std::string& id : made_pods) EXPECT_FALSE(has_process_namespace(process_cgroup(process_root(), "", id)));
     EXPECT_TRUE(!fs::exists(folder + "/shared/cri/pods") || fs::is_empty(folder + "/shared/cri/pods"));
     std::ifstream mounts("/proc/self/mountinfo");
     for (std::string line; std::getline(mounts, line);) EXPECT_THAT(line, testing::Not(HasSubstr(folder)));

@@ -107,7 +107,7 @@ TEST_F(EngineTest, ABackendWithASandboxContainerComesBeforeTheNetwork) {
 TEST_F(EngineTest, AProcessNamespaceThatHasEndedMakesThePodNotReady) {
   const std::string id = run_pod("shared");
   crash();
-  ASSERT_TRUE(end_process_namespace(process_cgroups(process_root(), "", id)));
+  ASSERT_TRUE(end_process_namespace(process_cgroup(process_root(), "", id), process_root()));
   boot();
   EXPECT_EQ(pod_status(id).state(), api::SANDBOX_NOTREADY);
   EXPECT_TRUE(remove_pod(id));

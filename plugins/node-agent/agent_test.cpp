@@ -134,6 +134,18 @@ TEST_F(NodeAgent, ends_a_pod_whose_manifest_is_removed_with_all_that_it_had) {
   EXPECT_TRUE(std::filesystem::is_empty(path("logs")));
 }
 
+TEST_F(NodeAgent, stops_again_what_could_not_be_stopped_also_beside_what_was_gone_already) {
+  start();
+  drop("web.yaml", pod_text("web", "", "  - {name: other, image: \"sidecar:1\"}\n"));
+  ASSERT_TRUE(until_running("other"));
+  runtime->refuses_stop_of = {{"web/web", not_found("no such container")},
+                              {"web/other", deadline_exceeded("it did not end")}};
+  take_away("web.yaml");
+  ASSERT_TRUE(until([&] { return list().pods_size() == 0; }));
+  EXPECT_EQ(std::ranges::count(runtime->history, "stop web/other 7"), 2);
+  EXPECT_EQ(runtime->history.back(), "remove web");
+}
+
 TEST_F(NodeAgent, keeps_a_pod_running_while_its_file_is_broken_and_says_where) {
   start();
   drop("web.yaml", pod_text("web"));

@@ -31,8 +31,9 @@ class FakeRuntime final : public Plugin, public cri::RuntimeService, public cri:
   bool tells_events = true;
   bool refuses_sandboxes = false;
   bool refuses_lists = false;
-  std::string refuses_start_of;             ///< a container's name
-  std::chrono::milliseconds stop_takes{0};  ///< or until the call is cancelled
+  std::map<std::string, pintle::Status> refuses_stop_of;  ///< once; by title, "web/web"
+  std::string refuses_start_of;                           ///< a container's name
+  std::chrono::milliseconds stop_takes{0};                ///< or until the call is cancelled
   std::set<std::string> images;
   std::map<std::string, cri::PodSandboxStatus> sandboxes;
   std::map<std::string, cri::PodSandboxConfig> sandbox_configs;
@@ -170,6 +171,7 @@ class FakeRuntime final : public Plugin, public cri::RuntimeService, public cri:
     const std::string id = request.container_id();
     if (!containers.contains(id)) co_return cri::StopContainerResponse();
     history.push_back("stop " + title(id) + " " + std::to_string(request.timeout()));
+    if (auto refusal = refuses_stop_of.extract(title(id))) co_return refusal.mapped();
     const auto until = std::chrono::steady_clock::now() + stop_takes;
     while (std::chrono::steady_clock::now() < until && !call.is_cancelled())
       co_await host().sleep(std::chrono::milliseconds(5));

@@ -74,7 +74,7 @@ Task<std::optional<WallTime>> PodWorker::sync_container(PodRun& run, PodRun::Con
         // Made but never started, or lost: an interrupted start. It makes room for the next attempt.
         Task<Status> stopping = stop_container(newest.id(), run.grace_seconds);
         Status gone = co_await std::move(stopping);
-        if (is_gone(gone)) {
+        if (gone) {
           Task<Status> removing = remove_container(newest.id());
           gone = co_await std::move(removing);
         }

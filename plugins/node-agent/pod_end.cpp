@@ -1,6 +1,7 @@
 // The end of pods and containers.
 
 #include <algorithm>
+#include <pintle/all.hpp>
 
 #include "plugins/node-agent/pod_worker_common.hpp"
 
@@ -33,7 +34,7 @@ Task<Status> PodWorker::stop_container(std::string id, int64_t grace_seconds) {
   request.set_timeout(grace_seconds);
   auto stopping = context_.runtime->StopContainer(request, options(seconds(grace_seconds) + kStopSlack));
   Result<cri::StopContainerResponse> stopped = co_await stopping;
-  co_return stopped.status();
+  co_return is_gone(stopped.status()) ? Status::ok() : stopped.status();
 }
 
 Task<Status> PodWorker::remove_container(std::string id) {
@@ -80,14 +81,13 @@ Task<Status> PodWorker::stop_all(PodRun& run) {
     tell(value_of(status.labels(), label::kContainerName));
     stopping.push_back(stop_container(status.id(), run.grace_seconds));
   }
-  Task<Status> all_stopping = together(context_.host, std::move(stopping));
+  Task<Status> all_stopping = all(std::move(stopping));
   Status result = co_await std::move(all_stopping);
-  if (is_gone(result)) result = Status::ok();
   std::reverse(sidecars.begin(), sidecars.end());
   for (const auto& [container, id] : sidecars) {
     if (context_.stopping) break;
     Task<Status> one = stop_gently(run, *container, id, grace_left(run.grace_seconds, begun));
-    if (Status stopped = co_await std::move(one); !is_gone(stopped) && result) result = stopped;
+    if (Status stopped = co_await std::move(one); !stopped && result) result = stopped;
   }
   co_return result;
 }
@@ -121,7 +121,7 @@ Task<bool> PodWorker::end(PodRun& run) {
   if (Status refreshed = co_await std::move(refreshing); !refreshed) co_return trouble(refreshed);
 
   Task<Status> all_stopping = stop_all(run);
-  if (Status stopped = co_await std::move(all_stopping); !is_gone(stopped))
+  if (Status stopped = co_await std::move(all_stopping); !stopped)
     co_return trouble(stopped.with_context("stop the pod's containers"));
   if (context_.stopping) co_return false;
 

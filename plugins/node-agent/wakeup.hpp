@@ -1,6 +1,6 @@
 #pragma once
 
-/// Waiting on the lane: for one's turn to look again, and for several tasks.
+/// Waiting on the lane for one's turn to look again.
 
 #include <coroutine>
 #include <memory>
@@ -55,30 +55,5 @@ class Wakeup {
   Timer timer_;
   bool pending_ = false;
 };
-
-/// Runs tasks side by side; completes when all have, with the first error (by order of the tasks).
-inline Task<Status> together(Host& host, std::vector<Task<Status>> tasks) {
-  struct Shared {
-    explicit Shared(Host& host) : done(host) {}
-    Wakeup done;
-    std::vector<Status> results;
-    size_t left = 0;
-  };
-  auto shared = std::make_shared<Shared>(host);
-  shared->results.resize(tasks.size());
-  shared->left = tasks.size();
-  const auto run = [](Task<Status> task, std::shared_ptr<Shared> into, size_t index) -> Task<void> {
-    into->results[index] = co_await std::move(task);
-    if (--into->left == 0) into->done.notify();
-  };
-  for (size_t i = 0; i < tasks.size(); ++i) {
-    Task<void> running = run(std::move(tasks[i]), shared, i);
-    host.detach(std::move(running));
-  }
-  while (shared->left > 0) co_await shared->done.wait(std::nullopt);
-  for (Status& result : shared->results)
-    if (!result) co_return std::move(result);
-  co_return Status::ok();
-}
 
 }  // namespace pintle::agent

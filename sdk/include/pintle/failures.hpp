@@ -3,7 +3,7 @@
 #include <pintle/status.hpp>
 #include <string>
 
-namespace pintle::cri {
+namespace pintle {
 
 /// Collects the errors of a teardown that goes on after each: the first one's code, all messages.
 class Failures {
@@ -21,4 +21,4 @@ class Failures {
   std::string text_;
 };
 
-}  // namespace pintle::cri
+}  // namespace pintle
