@@ -11,7 +11,7 @@ jobs=${PINTLE_JOBS:-$(nproc)}
 
 # ctest entries; one that does not exist in this tree is an error, so that a renamed test is not lost.
 address=(kernel_engine_test kernel_admin_test pintle_wire_test kernel_loader_test sdk_test contract_test document_test pintle_files_test pintle_images_test
-  pintle_registry_test pintle_oci_spec_test cni_test cni_library_test cri_state_test cri_engine_test node_agent_units_test
+  pintle_registry_test pintle_oci_spec_test cni_test cni_library_test cri_state_test cri_engine_test cri_grpc_test node_agent_units_test
   node_agent_probes_test node_agent_test runtime_oci_test api_test certificates_test http_server_test profile_test)
 thread=(kernel_engine_test kernel_admin_test)
 # They leave things on purpose: engines and calls that end as with kill -9, code that is loaded for good. No leaks are looked for there.

@@ -8,8 +8,13 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
+#include <coroutine>
+#include <functional>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "cri/coordination.hpp"
 #include "cri/grpc_server.hpp"
@@ -55,6 +60,19 @@ class Service final : public api::RuntimeService {
     }
     co_return pintle::Status::ok();
   }
+  /// Ends with all its likes as soon as one of them is cancelled, at once and in that call's own turn.
+  Task<Result<api::ContainerStatusResponse>> ContainerStatus(Call& call, const api::ContainerStatusRequest&) override {
+    call.on_cancel([this] {
+      const auto others = std::exchange(together_, {});
+      for (const std::coroutine_handle<> handle : others) handle.resume();
+      if (!others.empty() && when_together) when_together();
+    });
+    ++waiting;
+    Join join{together_};
+    co_await join;
+    --waiting;
+    co_return api::ContainerStatusResponse();
+  }
   explicit Service(Host& host) : told_(host) {}
 
   std::string caller;
@@ -62,9 +80,17 @@ class Service final : public api::RuntimeService {
   std::atomic<int> waiting{0};
   std::atomic<bool> cancelled_seen{false};
   bool go_on = false;
+  std::function<void()> when_together;  ///< after `ContainerStatus` has ended them
 
  private:
+  struct Join {
+    std::vector<std::coroutine_handle<>>& waiting;
+    bool await_ready() const { return false; }
+    void await_suspend(std::coroutine_handle<> handle) { waiting.push_back(handle); }
+    void await_resume() const {}
+  };
   Notification told_;
+  std::vector<std::coroutine_handle<>> together_;
 };
 
 class GrpcTest : public testing::Test {
@@ -277,6 +303,33 @@ TEST_F(GrpcTest, AnEndWithCallsUnderWayCancelsThemAndTellsTheirClients) {
   ASSERT_TRUE(node.run_until([&] { return done.load() && service.waiting == 0; }));
   client.join();
   EXPECT_EQ(status.error_code(), grpc::StatusCode::UNAVAILABLE);
+}
+
+TEST_F(GrpcTest, AnEndReachesCallsOfWhichOneTakesTheOthersWithIt) {
+  constexpr int kCalls = 8;
+  std::atomic<int> done{0};
+  std::vector<grpc::Status> ends(kCalls);
+  std::vector<std::thread> clients;
+  for (int index = 0; index < kCalls; ++index) {
+    clients.emplace_back([&, index] {
+      grpc::ClientContext context;
+      ends[index] = call_on(channel(), "ContainerStatus", "", context).status;
+      ++done;
+    });
+  }
+  EXPECT_TRUE(node.run_until([&] { return service.waiting == kCalls; }));
+  // Nothing of the others is left when the first one's turn goes on.
+  service.when_together = [&] {
+    const auto patience = std::chrono::steady_clock::now() + 10s;
+    while (done < kCalls && std::chrono::steady_clock::now() < patience) std::this_thread::yield();
+    EXPECT_EQ(done, kCalls);
+  };
+  stop(20ms);
+  EXPECT_TRUE(node.run_until([&] { return done == kCalls && service.waiting == 0; }));
+  for (std::thread& client : clients) client.join();
+  // The first is told that the service ends; what the others' handlers answered before their own turn came is theirs.
+  EXPECT_EQ(std::ranges::count(ends, grpc::StatusCode::UNAVAILABLE, &grpc::Status::error_code), 1);
+  EXPECT_EQ(std::ranges::count(ends, grpc::StatusCode::OK, &grpc::Status::error_code), kCalls - 1);
 }
 
 TEST_F(GrpcTest, AnEndWithoutAnyConnectionNeedsNothing) { stop(1s); }
