@@ -199,8 +199,7 @@ class HostFeatures(unittest.TestCase):
 
     def test_a_profile_that_is_not_loaded_is_refused(self):
         self.drop(self.armored("missing", type="Localhost", localhostProfile="nobody-loaded-it"))
-        status = self.wait_for("missing", lambda status: "waiting" in status["containerStatuses"][0].get("state", {})
-                               and "not loaded" in status["containerStatuses"][0]["state"]["waiting"].get("message", ""))
+        status = self.wait_for("missing", lambda status: status["containerStatuses"][0].get("state", {}).get("waiting", {}).get("message"))
         waiting = status["containerStatuses"][0]["state"]["waiting"]
         self.assertEqual(status["phase"], "Pending")
         self.assertEqual(waiting["reason"], "CreateContainerError")
