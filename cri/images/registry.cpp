@@ -86,10 +86,7 @@ const RegistrySettings* RegistriesSettings::find(const std::string& domain) cons
 
 Repository::Repository(const RegistriesSettings& settings, const Reference& reference, Credentials credentials,
                        const std::atomic<bool>& cancelled, const Mirror* mirror)
-    : settings_(settings),
-      reference_(reference),
-      credentials_(std::move(credentials)),
-      cancelled_(cancelled) {
+    : settings_(settings), reference_(reference), credentials_(std::move(credentials)), cancelled_(cancelled) {
   if (mirror) {
     base_ = mirror->url;
     while (base_.ends_with('/')) base_.pop_back();

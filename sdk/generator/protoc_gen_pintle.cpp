@@ -70,7 +70,8 @@ class Generator : public google::protobuf::compiler::CodeGenerator {
   static bool check(const ServiceDescriptor* service, std::string* error) {
     // Tools derive the C++ names of an interface from its own, so it is spelled as the service is.
     if (service->options().GetExtension(pintle::interface).name() != service->full_name()) {
-      *error = service->full_name() + ": a service needs the option (pintle.interface) with its full name and a revision";
+      *error =
+          service->full_name() + ": a service needs the option (pintle.interface) with its full name and a revision";
       return false;
     }
     std::set<uint32_t> numbers;
@@ -106,7 +107,8 @@ class Generator : public google::protobuf::compiler::CodeGenerator {
     printer.Print("\nstruct $service$Interface {\n", "service", service->name());
     printer.Print("  static constexpr ::pintle::MethodInfo methods[] = {\n");
     for (int i = 0; i < service->method_count(); ++i) {
-      printer.Print(variables(service->method(i)), "      {$number$, \"$name$\", $streams$, $since$, \"$request_name$\", \"$response_name$\"},\n");
+      printer.Print(variables(service->method(i)),
+                    "      {$number$, \"$name$\", $streams$, $since$, \"$request_name$\", \"$response_name$\"},\n");
     }
     printer.Print("  };\n");
     printer.Print("  static constexpr ::std::array<::std::string_view, $count$> features = {", "count",
@@ -114,7 +116,8 @@ class Generator : public google::protobuf::compiler::CodeGenerator {
     for (const std::string& feature : options.features()) printer.Print("\"$feature$\", ", "feature", feature);
     printer.Print("};\n  enum Feature : unsigned {\n");
     for (int i = 0; i < options.features_size(); ++i) {
-      printer.Print("    feature_$name$ = $bit$,\n", "name", replaced(options.features(i), "-", "_"), "bit", std::to_string(i));
+      printer.Print("    feature_$name$ = $bit$,\n", "name", replaced(options.features(i), "-", "_"), "bit",
+                    std::to_string(i));
     }
     printer.Print(
         "  };\n"
@@ -134,24 +137,27 @@ class Generator : public google::protobuf::compiler::CodeGenerator {
     for (int i = 0; i < service->method_count(); ++i) {
       const MethodDescriptor* method = service->method(i);
       if (method->server_streaming()) {
-        printer.Print(variables(method),
-                      "  virtual ::pintle::Task<::pintle::Status> $name$(::pintle::Call& call, const $request$& request,\n"
-                      "                                                  ::pintle::StreamWriter<$response$>& writer) {\n"
-                      "    (void)call, (void)request, (void)writer;\n"
-                      "    return ::pintle::detail::unimplemented_stream(Interface::info.name, \"$name$\");\n"
-                      "  }\n");
+        printer.Print(
+            variables(method),
+            "  virtual ::pintle::Task<::pintle::Status> $name$(::pintle::Call& call, const $request$& request,\n"
+            "                                                  ::pintle::StreamWriter<$response$>& writer) {\n"
+            "    (void)call, (void)request, (void)writer;\n"
+            "    return ::pintle::detail::unimplemented_stream(Interface::info.name, \"$name$\");\n"
+            "  }\n");
       } else {
-        printer.Print(variables(method),
-                      "  virtual ::pintle::Task<::pintle::Result<$response$>> $name$(::pintle::Call& call,\n"
-                      "                                                              const $request$& request) {\n"
-                      "    (void)call, (void)request;\n"
-                      "    return ::pintle::detail::unimplemented_method<$response$>(Interface::info.name, \"$name$\");\n"
-                      "  }\n");
+        printer.Print(
+            variables(method),
+            "  virtual ::pintle::Task<::pintle::Result<$response$>> $name$(::pintle::Call& call,\n"
+            "                                                              const $request$& request) {\n"
+            "    (void)call, (void)request;\n"
+            "    return ::pintle::detail::unimplemented_method<$response$>(Interface::info.name, \"$name$\");\n"
+            "  }\n");
       }
     }
     printer.Print(
         "\n protected:\n"
-        "  bool dispatch(::std::unique_ptr<::pintle::Call>& call, uint32_t method, ::std::span<const uint8_t> header) override {\n"
+        "  bool dispatch(::std::unique_ptr<::pintle::Call>& call, uint32_t method, ::std::span<const uint8_t> header) "
+        "override {\n"
         "    switch (method) {\n");
     for (int i = 0; i < service->method_count(); ++i) {
       const MethodDescriptor* method = service->method(i);
@@ -175,15 +181,17 @@ class Generator : public google::protobuf::compiler::CodeGenerator {
     for (int i = 0; i < service->method_count(); ++i) {
       const MethodDescriptor* method = service->method(i);
       if (method->server_streaming()) {
-        printer.Print(variables(method),
-                      "  ::pintle::StreamCall<$response$> $name$(const $request$& request,\n"
-                      "                                          ::pintle::StreamCall<$response$>::OnMessage on_message,\n"
-                      "                                          ::pintle::CallOptions options = {}) const {\n"
-                      "    return {host_, binding_.id, $number$, request, ::std::move(on_message), ::std::move(options)};\n"
-                      "  }\n");
+        printer.Print(
+            variables(method),
+            "  ::pintle::StreamCall<$response$> $name$(const $request$& request,\n"
+            "                                          ::pintle::StreamCall<$response$>::OnMessage on_message,\n"
+            "                                          ::pintle::CallOptions options = {}) const {\n"
+            "    return {host_, binding_.id, $number$, request, ::std::move(on_message), ::std::move(options)};\n"
+            "  }\n");
       } else {
         printer.Print(variables(method),
-                      "  ::pintle::UnaryCall<$response$> $name$(const $request$& request, ::pintle::CallOptions options = {}) const {\n"
+                      "  ::pintle::UnaryCall<$response$> $name$(const $request$& request, ::pintle::CallOptions "
+                      "options = {}) const {\n"
                       "    return {host_, binding_.id, $number$, request, ::std::move(options)};\n"
                       "  }\n");
       }

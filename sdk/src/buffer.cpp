@@ -1,6 +1,5 @@
-#include <pintle/buffer.hpp>
-
 #include <atomic>
+#include <pintle/buffer.hpp>
 
 namespace pintle {
 namespace {
@@ -11,7 +10,9 @@ struct StringBuffer {
   std::string bytes;
 };
 
-void retain(pintle_buffer* raw) { reinterpret_cast<StringBuffer*>(raw)->references.fetch_add(1, std::memory_order_relaxed); }
+void retain(pintle_buffer* raw) {
+  reinterpret_cast<StringBuffer*>(raw)->references.fetch_add(1, std::memory_order_relaxed);
+}
 
 void release(pintle_buffer* raw) {
   auto* self = reinterpret_cast<StringBuffer*>(raw);
@@ -23,8 +24,8 @@ void release(pintle_buffer* raw) {
 Buffer Buffer::from(std::string bytes) {
   auto* made = new StringBuffer;
   made->bytes = std::move(bytes);
-  made->buffer = {sizeof(pintle_buffer), 0, reinterpret_cast<const uint8_t*>(made->bytes.data()), made->bytes.size(), retain,
-                  release};
+  made->buffer = {sizeof(pintle_buffer), 0,      reinterpret_cast<const uint8_t*>(made->bytes.data()),
+                  made->bytes.size(),    retain, release};
   return adopt(&made->buffer);
 }
 

@@ -1,6 +1,7 @@
 #include <fcntl.h>
-#include <pintle/call.hpp>
 #include <unistd.h>
+
+#include <pintle/call.hpp>
 
 namespace pintle {
 namespace {
@@ -65,12 +66,14 @@ bool PendingCall::await_suspend(std::coroutine_handle<> handle) {
   }
   uint64_t call_id = 0;
   const pintle_code code = with_message(&request_, options_.attach, [&](const pintle_message& message) {
-    return host_->api()->call(host_->raw(), binding_, method_, &message, &options, &PendingCall::completed, this, &call_id);
+    return host_->api()->call(host_->raw(), binding_, method_, &message, &options, &PendingCall::completed, this,
+                              &call_id);
   });
   if (code != PINTLE_OK) {
-    status_ = Status(static_cast<Code>(code),
-                     code == PINTLE_RESOURCE_EXHAUSTED ? "too many calls to this plugin are under way: try again"
-                                                       : "the call was not accepted: its provider has gone or may not be called");
+    status_ =
+        Status(static_cast<Code>(code), code == PINTLE_RESOURCE_EXHAUSTED
+                                            ? "too many calls to this plugin are under way: try again"
+                                            : "the call was not accepted: its provider has gone or may not be called");
     return false;
   }
   if (options_.call_id) *options_.call_id = call_id;
@@ -162,9 +165,8 @@ void Call::credit(uint32_t amount) {
 
 Status Call::send(const google::protobuf::MessageLite& message, const Attachments* attachments) {
   if (cancelled_) return pintle::cancelled("the caller has gone");
-  const pintle_code code = with_message(&message, attachments, [&](const pintle_message& raw) {
-    return host_.api()->send(host_.raw(), id_, &raw);
-  });
+  const pintle_code code = with_message(
+      &message, attachments, [&](const pintle_message& raw) { return host_.api()->send(host_.raw(), id_, &raw); });
   if (code == PINTLE_OK) {
     --credit_;
     return Status::ok();
@@ -179,8 +181,8 @@ void Implementation::handle(Host& host, const pintle_call& info, const pintle_me
   bool alive = true;
   raw->watch_end(&alive);
   if (!dispatch(call, info.method, {message.header, message.header_size})) {
-    call->finish(unimplemented(std::string(interface_info().name) + " has no method number " + std::to_string(info.method) +
-                               " in this plugin's revision"),
+    call->finish(unimplemented(std::string(interface_info().name) + " has no method number " +
+                               std::to_string(info.method) + " in this plugin's revision"),
                  nullptr);
     return;
   }

@@ -1,11 +1,10 @@
-#include <pintle/host.hpp>
-
 #include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <csignal>
 #include <cstddef>
+#include <pintle/host.hpp>
 
 namespace pintle {
 namespace {
@@ -222,7 +221,8 @@ Result<Process> Host::spawn(const Command& command) {
   auto state = std::make_shared<detail::ProcessState>();
   auto* held = new std::shared_ptr<detail::ProcessState>(state);
   const auto exited = [](void* context, int32_t, int32_t wait_status) {
-    std::unique_ptr<std::shared_ptr<detail::ProcessState>> owned(static_cast<std::shared_ptr<detail::ProcessState>*>(context));
+    std::unique_ptr<std::shared_ptr<detail::ProcessState>> owned(
+        static_cast<std::shared_ptr<detail::ProcessState>*>(context));
     detail::ProcessState& ended = **owned;
     ended.wait_status = wait_status;
     for (std::coroutine_handle<> waiting : std::exchange(ended.waiting, {})) waiting.resume();
@@ -241,7 +241,8 @@ Result<Process> Host::spawn(const Command& command) {
 Result<UniqueFd> Host::listen(std::string_view name, std::string_view address) {
   int32_t descriptor = -1;
   const pintle_code code = api_->listen(host_, text_of(name), text_of(address), &descriptor);
-  if (code != PINTLE_OK) return status_of(code, "listen on " + std::string(address) + ": refused by the host, see its log");
+  if (code != PINTLE_OK)
+    return status_of(code, "listen on " + std::string(address) + ": refused by the host, see its log");
   return UniqueFd(descriptor);
 }
 
@@ -271,7 +272,8 @@ Metric Host::metric(uint32_t kind, std::string_view name, std::string_view help,
   raw.bucket_count = static_cast<uint32_t>(buckets.size());
   Metric made;
   if (api_->metric(host_, &raw, &made.id_) != PINTLE_OK) {
-    error("a metric was refused: its name or labels are not Prometheus', or another kind has the name", {{"metric", name}});
+    error("a metric was refused: its name or labels are not Prometheus', or another kind has the name",
+          {{"metric", name}});
     return made;
   }
   made.api_ = api_;
@@ -303,7 +305,8 @@ Result<Buffer> Host::buffer(size_t length, const std::function<void(uint8_t*)>& 
   pintle_buffer* raw = nullptr;
   uint8_t* data = nullptr;
   const pintle_code code = api_->buffer_new(host_, length, &raw, &data);
-  if (code != PINTLE_OK) return status_of(code, "a buffer of " + std::to_string(length) + " bytes was refused by the host");
+  if (code != PINTLE_OK)
+    return status_of(code, "a buffer of " + std::to_string(length) + " bytes was refused by the host");
   Buffer buffer = Buffer::adopt(raw);
   fill(data);
   return buffer;

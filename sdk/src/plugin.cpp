@@ -1,6 +1,5 @@
-#include <pintle/plugin.hpp>
-
 #include <algorithm>
+#include <pintle/plugin.hpp>
 
 namespace pintle {
 
@@ -104,7 +103,8 @@ void PluginEdge::handle(void* instance, const pintle_call* call, const pintle_me
 }
 
 void PluginEdge::cancelled(void* instance, uint64_t call_id) noexcept {
-  for (Implementation* implementation : static_cast<PluginEdge*>(instance)->by_index_) implementation->cancelled(call_id);
+  for (Implementation* implementation : static_cast<PluginEdge*>(instance)->by_index_)
+    implementation->cancelled(call_id);
 }
 
 void PluginEdge::stream_message(void* instance, uint64_t call_id, const pintle_message*) noexcept {
@@ -118,7 +118,8 @@ void PluginEdge::stream_message(void* instance, uint64_t call_id, const pintle_m
 }
 
 void PluginEdge::stream_credit(void* instance, uint64_t call_id, uint32_t credit) noexcept {
-  for (Implementation* implementation : static_cast<PluginEdge*>(instance)->by_index_) implementation->credit(call_id, credit);
+  for (Implementation* implementation : static_cast<PluginEdge*>(instance)->by_index_)
+    implementation->credit(call_id, credit);
 }
 
 void PluginEdge::bindings(void* instance, uint32_t need, const pintle_binding* bindings, uint32_t count) noexcept {

@@ -102,7 +102,8 @@ CallOutcome InterfaceCheck::raw(std::string_view method, std::string_view header
   return target_.call(index_, found->number, header, options);
 }
 
-bool InterfaceCheck::expect(bool held, std::string_view method, const std::string& promise, const std::string& what_was_seen) {
+bool InterfaceCheck::expect(bool held, std::string_view method, const std::string& promise,
+                            const std::string& what_was_seen) {
   if (held) {
     ++report_.passed;
   } else {
@@ -112,10 +113,10 @@ bool InterfaceCheck::expect(bool held, std::string_view method, const std::strin
   return held;
 }
 
-bool InterfaceCheck::expect_code(const CallOutcome& outcome, std::string_view method, std::initializer_list<Code> allowed,
-                                 const std::string& promise) {
-  const bool held = outcome.completions == 1 &&
-                    std::find(allowed.begin(), allowed.end(), outcome.status.code()) != allowed.end();
+bool InterfaceCheck::expect_code(const CallOutcome& outcome, std::string_view method,
+                                 std::initializer_list<Code> allowed, const std::string& promise) {
+  const bool held =
+      outcome.completions == 1 && std::find(allowed.begin(), allowed.end(), outcome.status.code()) != allowed.end();
   return expect(held, method, promise, seen(outcome));
 }
 
@@ -136,10 +137,11 @@ void check_general(InterfaceCheck& check) {
       continue;
     }
     check_ends_once(check, method, outcome);
-    check.expect(outcome.status.code() != Code::internal, method.name, "an empty request is no internal error", seen(outcome));
+    check.expect(outcome.status.code() != Code::internal, method.name, "an empty request is no internal error",
+                 seen(outcome));
     if (!method.streams) {
-      check.expect(outcome.status.code() != Code::deadline_exceeded, method.name, "an empty request is answered within 10 s",
-                   seen(outcome));
+      check.expect(outcome.status.code() != Code::deadline_exceeded, method.name,
+                   "an empty request is answered within 10 s", seen(outcome));
     }
     check.expect(outcome.stream.size() <= 1, method.name, "no more stream messages come than there is credit",
                  std::to_string(outcome.stream.size()) + " came for a credit of 1");

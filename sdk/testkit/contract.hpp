@@ -23,7 +23,8 @@ namespace pintle::testkit {
 class ContractTarget {
  public:
   virtual ~ContractTarget() = default;
-  virtual CallOutcome call(uint32_t interface_index, uint32_t method, std::string_view header, const RawCall& options) = 0;
+  virtual CallOutcome call(uint32_t interface_index, uint32_t method, std::string_view header,
+                           const RawCall& options) = 0;
 };
 
 struct ContractFinding {
@@ -51,8 +52,10 @@ const InterfaceInfo* find_interface(std::string_view name);
 /// A target on the fake node.
 class FakeNodeTarget : public ContractTarget {
  public:
-  FakeNodeTarget(FakeNode& node, FakeInstance& plugin) : node_(node), plugin_(plugin), client_(node.client("contract")) {}
-  CallOutcome call(uint32_t interface_index, uint32_t method, std::string_view header, const RawCall& options) override {
+  FakeNodeTarget(FakeNode& node, FakeInstance& plugin)
+      : node_(node), plugin_(plugin), client_(node.client("contract")) {}
+  CallOutcome call(uint32_t interface_index, uint32_t method, std::string_view header,
+                   const RawCall& options) override {
     return node_.call(client_, plugin_, interface_index, method, header, options);
   }
 

@@ -31,10 +31,12 @@ class InterfaceCheck {
   bool expect_code(const CallOutcome& outcome, std::string_view method, std::initializer_list<Code> allowed,
                    const std::string& promise);
   template <class Response>
-  std::optional<Response> expect_answer(const CallOutcome& outcome, std::string_view method, const std::string& promise) {
+  std::optional<Response> expect_answer(const CallOutcome& outcome, std::string_view method,
+                                        const std::string& promise) {
     if (!expect_code(outcome, method, {Code::ok}, promise)) return std::nullopt;
     Response response;
-    if (!expect(response.ParseFromString(outcome.header), method, "its answer is the message of its schema")) return std::nullopt;
+    if (!expect(response.ParseFromString(outcome.header), method, "its answer is the message of its schema"))
+      return std::nullopt;
     return response;
   }
   void note_unimplemented(std::string_view method);

@@ -15,7 +15,8 @@ void check_runtime_backend(InterfaceCheck& check) {
   using namespace pintle::runtime::v1;
   if (!check.is_unimplemented("Describe")) {
     const CallOutcome described = check.call("Describe", DescribeRequest());
-    if (const auto answer = check.expect_answer<DescribeResponse>(described, "Describe", "a runtime describes itself")) {
+    if (const auto answer =
+            check.expect_answer<DescribeResponse>(described, "Describe", "a runtime describes itself")) {
       check.expect(!answer->name().empty(), "Describe", "the runtime has a name");
       check.expect(answer->ready() || !answer->message().empty(), "Describe", "a runtime that is not ready says why");
     }
@@ -23,8 +24,8 @@ void check_runtime_backend(InterfaceCheck& check) {
   if (!check.is_unimplemented("ListContainers")) {
     ListContainersRequest request;
     request.set_container_id(absent_id);
-    const auto answer = check.expect_answer<ListContainersResponse>(check.call("ListContainers", request), "ListContainers",
-                                                                    "a container that is not there is an empty list");
+    const auto answer = check.expect_answer<ListContainersResponse>(
+        check.call("ListContainers", request), "ListContainers", "a container that is not there is an empty list");
     if (answer) check.expect(answer->containers().empty(), "ListContainers", "nothing is invented");
   }
   const auto absent = [&](const char* method, auto request, std::initializer_list<Code> allowed, const char* promise) {
@@ -43,7 +44,8 @@ void check_runtime_backend(InterfaceCheck& check) {
     ExecRequest request;
     request.set_container_id(absent_id);
     request.add_command("true");
-    check.expect_code(check.call("Exec", request), "Exec", {Code::not_found}, "running in what is not there is NOT_FOUND");
+    check.expect_code(check.call("Exec", request), "Exec", {Code::not_found},
+                      "running in what is not there is NOT_FOUND");
   }
   if (!check.is_unimplemented("CreateContainer")) {
     CreateContainerRequest request;
@@ -56,15 +58,16 @@ void check_runtime_backend(InterfaceCheck& check) {
     ListContainersRequest list;
     list.set_container_id(absent_id);
     if (!check.is_unimplemented("ListContainers")) {
-      const auto after = check.expect_answer<ListContainersResponse>(check.call("ListContainers", list), "CreateContainer",
-                                                                     "the list can be read after a failed creation");
+      const auto after = check.expect_answer<ListContainersResponse>(
+          check.call("ListContainers", list), "CreateContainer", "the list can be read after a failed creation");
       if (after) check.expect(after->containers().empty(), "CreateContainer", "nothing remains of a failed creation");
     }
   }
   if (!check.is_unimplemented("RemoveSandbox")) {
     RemoveSandboxRequest request;
     request.set_sandbox_id(absent_id);
-    check.expect_code(check.call("RemoveSandbox", request), "RemoveSandbox", {Code::ok}, "removing what is gone succeeds");
+    check.expect_code(check.call("RemoveSandbox", request), "RemoveSandbox", {Code::ok},
+                      "removing what is gone succeeds");
   }
 }
 
@@ -87,7 +90,8 @@ void check_image_backend(InterfaceCheck& check) {
   if (!check.is_unimplemented("Load")) {
     LoadRequest request;
     request.set_path("/nonexistent/archive.tar");
-    check.expect_code(check.call("Load", request), "Load", {Code::not_found}, "an archive that is not there is NOT_FOUND");
+    check.expect_code(check.call("Load", request), "Load", {Code::not_found},
+                      "an archive that is not there is NOT_FOUND");
     request.set_path("/dev/null");
     check.expect_code(check.call("Load", request), "Load", {Code::invalid_argument, Code::data_loss},
                       "what is no archive is refused as such");

@@ -1,8 +1,7 @@
 // echo-cpp: a finished plugin in C++, the smallest that shows each kind of method. See sdk/README.md, "A plugin in ten minutes".
 
-#include <pintle/plugin.hpp>
-
 #include <cctype>
+#include <pintle/plugin.hpp>
 
 #include "pintle/example.pintle.hpp"
 
@@ -17,7 +16,8 @@ using example::v1::Saying;
 
 class EchoPlugin final : public Plugin, public example::v1::Echo {
  public:
-  explicit EchoPlugin(Host& host) : Plugin(host), said_(host.counter("echo_said_total", "Sayings that were given back.")) {
+  explicit EchoPlugin(Host& host)
+      : Plugin(host), said_(host.counter("echo_said_total", "Sayings that were given back.")) {
     provide(*this);
   }
 
@@ -26,7 +26,8 @@ class EchoPlugin final : public Plugin, public example::v1::Echo {
     call.reply().buffers = call.received().buffers;
     Saying answer = request;
     if (request.shout()) {
-      for (char& letter : *answer.mutable_text()) letter = static_cast<char>(std::toupper(static_cast<unsigned char>(letter)));
+      for (char& letter : *answer.mutable_text())
+        letter = static_cast<char>(std::toupper(static_cast<unsigned char>(letter)));
     }
     co_return answer;
   }

@@ -85,7 +85,9 @@ struct Attachments {
   std::vector<UniqueFd> descriptors;
 };
 
-inline std::string_view view(pintle_text text) { return text.size ? std::string_view(text.data, text.size) : std::string_view(); }
+inline std::string_view view(pintle_text text) {
+  return text.size ? std::string_view(text.data, text.size) : std::string_view();
+}
 inline pintle_text text_of(std::string_view text) { return {text.data(), text.size()}; }
 
 }  // namespace pintle

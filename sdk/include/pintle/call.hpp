@@ -17,15 +17,15 @@
 
 #include <google/protobuf/message_lite.h>
 #include <pintle/abi.h>
-#include <pintle/buffer.hpp>
-#include <pintle/host.hpp>
-#include <pintle/status.hpp>
-#include <pintle/task.hpp>
 
 #include <array>
 #include <chrono>
 #include <deque>
 #include <functional>
+#include <pintle/buffer.hpp>
+#include <pintle/host.hpp>
+#include <pintle/status.hpp>
+#include <pintle/task.hpp>
 #include <span>
 #include <string>
 #include <string_view>
@@ -39,7 +39,7 @@ struct MethodInfo {
   std::string_view name;
   bool streams;
   uint32_t since;
-  std::string_view request;   ///< the messages' full names, "pintle.network.v1.AttachRequest"
+  std::string_view request;  ///< the messages' full names, "pintle.network.v1.AttachRequest"
   std::string_view response;
 };
 
@@ -68,11 +68,11 @@ struct Binding {
 
 /// Trivially destructible on purpose: it is written in braces inside of `co_await` expressions (see task.hpp).
 struct CallOptions {
-  std::chrono::nanoseconds timeout{0};        ///< zero: the host's default
-  uint64_t parent = 0;                        ///< `Call::id()` of the call being served: its trace and deadline go on
-  const Attachments* attach = nullptr;        ///< borrowed until the call has been accepted
-  Attachments* receive = nullptr;             ///< where the reply's attachments go; null: dropped
-  uint64_t* call_id = nullptr;                ///< where the id goes once the call is accepted, for `Host::cancel`
+  std::chrono::nanoseconds timeout{0};  ///< zero: the host's default
+  uint64_t parent = 0;                  ///< `Call::id()` of the call being served: its trace and deadline go on
+  const Attachments* attach = nullptr;  ///< borrowed until the call has been accepted
+  Attachments* receive = nullptr;       ///< where the reply's attachments go; null: dropped
+  uint64_t* call_id = nullptr;          ///< where the id goes once the call is accepted, for `Host::cancel`
 };
 
 namespace detail {
@@ -88,8 +88,13 @@ class PendingCall {
 
   PendingCall(Host* host, uint64_t binding, uint32_t method, const google::protobuf::MessageLite& request,
               google::protobuf::MessageLite& response, CallOptions options, Stream* stream)
-      : host_(host), binding_(binding), method_(method), request_(request), response_(response),
-        options_(std::move(options)), stream_(stream) {}
+      : host_(host),
+        binding_(binding),
+        method_(method),
+        request_(request),
+        response_(response),
+        options_(std::move(options)),
+        stream_(stream) {}
   ~PendingCall() = default;
   Status take_status() { return std::move(status_); }
 
@@ -119,7 +124,8 @@ struct ResponseHolder {
 template <class Response>
 class UnaryCall : detail::ResponseHolder<Response>, public detail::PendingCall {
  public:
-  UnaryCall(Host* host, uint64_t binding, uint32_t method, const google::protobuf::MessageLite& request, CallOptions options)
+  UnaryCall(Host* host, uint64_t binding, uint32_t method, const google::protobuf::MessageLite& request,
+            CallOptions options)
       : PendingCall(host, binding, method, request, this->response, std::move(options), nullptr) {}
   UnaryCall(const UnaryCall&) = delete;
   Result<Response> await_resume() {
@@ -134,8 +140,8 @@ template <class Message>
 class StreamCall : detail::ResponseHolder<Message>, public detail::PendingCall {
  public:
   using OnMessage = std::function<void(const Message&, Attachments&)>;
-  StreamCall(Host* host, uint64_t binding, uint32_t method, const google::protobuf::MessageLite& request, OnMessage on_message,
-             CallOptions options)
+  StreamCall(Host* host, uint64_t binding, uint32_t method, const google::protobuf::MessageLite& request,
+             OnMessage on_message, CallOptions options)
       : PendingCall(host, binding, method, request, this->response, std::move(options), &stream_),
         on_message_(std::move(on_message)) {
     stream_ = [this](std::span<const uint8_t> header, Attachments& attachments) {
@@ -292,7 +298,8 @@ class Implementation {
 
  private:
   template <class Request, class Response, class Self>
-  static detail::Detached serve_unary(Self* self, Call& context, std::unique_ptr<Call> owner, std::span<const uint8_t> header,
+  static detail::Detached serve_unary(Self* self, Call& context, std::unique_ptr<Call> owner,
+                                      std::span<const uint8_t> header,
                                       Task<Result<Response>> (Self::*method)(Call&, const Request&)) {
     std::unique_ptr<Call> call = std::move(owner);
     Request request;
@@ -340,10 +347,12 @@ class Implementation {
 namespace detail {
 template <class Response>
 Task<Result<Response>> unimplemented_method(std::string_view interface_name, std::string_view method) {
-  co_return unimplemented(std::string(interface_name) + "." + std::string(method) + " is not implemented by this plugin");
+  co_return unimplemented(std::string(interface_name) + "." + std::string(method) +
+                          " is not implemented by this plugin");
 }
 inline Task<Status> unimplemented_stream(std::string_view interface_name, std::string_view method) {
-  co_return unimplemented(std::string(interface_name) + "." + std::string(method) + " is not implemented by this plugin");
+  co_return unimplemented(std::string(interface_name) + "." + std::string(method) +
+                          " is not implemented by this plugin");
 }
 }  // namespace detail
 
@@ -378,7 +387,8 @@ class Broadcast {
       if (subscriber->waiting.empty() && subscriber->writer.try_write(message, attachments)) {
         ++reached;
       } else if (subscriber->waiting.size() < backlog_) {
-        subscriber->waiting.emplace_back(message, Attachments{attachments ? attachments->buffers : std::vector<Buffer>(), {}});
+        subscriber->waiting.emplace_back(message,
+                                         Attachments{attachments ? attachments->buffers : std::vector<Buffer>(), {}});
         ++reached;
       } else {
         subscriber->overflowed = true;

@@ -12,15 +12,15 @@
 ///     int wait_status = co_await process->exited();
 
 #include <pintle/abi.h>
-#include <pintle/buffer.hpp>
-#include <pintle/status.hpp>
-#include <pintle/task.hpp>
 
 #include <chrono>
 #include <functional>
 #include <initializer_list>
 #include <memory>
 #include <optional>
+#include <pintle/buffer.hpp>
+#include <pintle/status.hpp>
+#include <pintle/task.hpp>
 #include <source_location>
 #include <string>
 #include <string_view>
@@ -46,7 +46,7 @@ struct Command {
   std::vector<int> descriptors;          ///< become 0, 1, 2, ...; -1 is /dev/null; borrowed
   std::vector<std::string> cgroups;      ///< cgroup folders that it joins before it executes
   bool new_session = false;
-  bool detached = false;                 ///< outlives the host
+  bool detached = false;  ///< outlives the host
 };
 
 namespace detail {
@@ -172,10 +172,18 @@ class Host {
 
   // Being seen. [any thread]
   void log(LogLevel level, std::string_view message, std::initializer_list<LogField> fields = {});
-  void debug(std::string_view message, std::initializer_list<LogField> fields = {}) { log(LogLevel::debug, message, fields); }
-  void info(std::string_view message, std::initializer_list<LogField> fields = {}) { log(LogLevel::info, message, fields); }
-  void warn(std::string_view message, std::initializer_list<LogField> fields = {}) { log(LogLevel::warn, message, fields); }
-  void error(std::string_view message, std::initializer_list<LogField> fields = {}) { log(LogLevel::error, message, fields); }
+  void debug(std::string_view message, std::initializer_list<LogField> fields = {}) {
+    log(LogLevel::debug, message, fields);
+  }
+  void info(std::string_view message, std::initializer_list<LogField> fields = {}) {
+    log(LogLevel::info, message, fields);
+  }
+  void warn(std::string_view message, std::initializer_list<LogField> fields = {}) {
+    log(LogLevel::warn, message, fields);
+  }
+  void error(std::string_view message, std::initializer_list<LogField> fields = {}) {
+    log(LogLevel::error, message, fields);
+  }
   Metric counter(std::string_view name, std::string_view help, std::initializer_list<LogField> labels = {});
   Metric gauge(std::string_view name, std::string_view help, std::initializer_list<LogField> labels = {});
   Metric histogram(std::string_view name, std::string_view help, std::vector<double> buckets,

@@ -19,13 +19,13 @@
 /// Life cycle: constructor -> bindings_changed (for each need) -> start -> ... -> drain | retire -> stop -> destructor.
 
 #include <pintle/abi.h>
+
+#include <map>
+#include <memory>
 #include <pintle/call.hpp>
 #include <pintle/host.hpp>
 #include <pintle/status.hpp>
 #include <pintle/task.hpp>
-
-#include <map>
-#include <memory>
 #include <stdexcept>
 #include <string>
 #include <string_view>
@@ -100,7 +100,7 @@ class Plugin {
 struct PluginFacts {
   const pintle_text* provides;  ///< interface names, in the manifest's order
   uint32_t provide_count;
-  const pintle_text* needs;     ///< needs' names, in the manifest's order
+  const pintle_text* needs;  ///< needs' names, in the manifest's order
   uint32_t need_count;
 };
 
@@ -123,7 +123,8 @@ class PluginEdge {
   static void bindings(void* instance, uint32_t need, const pintle_binding* bindings, uint32_t count) noexcept;
 
  private:
-  PluginEdge(const PluginFacts& facts, const pintle_host_api* api, pintle_host* host, const pintle_instance_config& config);
+  PluginEdge(const PluginFacts& facts, const pintle_host_api* api, pintle_host* host,
+             const pintle_instance_config& config);
   template <class Member>
   static void run_lifecycle(void* instance, uint64_t token, Member member) noexcept;
   static detail::Detached drive(PluginEdge* edge, uint64_t token, Task<Status> (Plugin::*member)());
@@ -142,34 +143,36 @@ extern const uint32_t pintle_generated_provide_count, pintle_generated_need_coun
 }
 
 // The table itself is generated from the manifest (pintle_plugin() of CMake) and names these functions, in C as in C++.
-#define PINTLE_PLUGIN(Class)                                                                                              \
-  extern "C" {                                                                                                            \
-  pintle_code pintle_plugin_create(const pintle_host_api* api, pintle_host* host, const pintle_instance_config* config,   \
-                                   void** instance, pintle_status* status) {                                              \
-    static const ::pintle::PluginFacts facts{pintle_generated_provides, pintle_generated_provide_count,                   \
-                                             pintle_generated_needs, pintle_generated_need_count};                        \
-    const auto factory = [](::pintle::Host& made_for) -> std::unique_ptr<::pintle::Plugin> {                              \
-      return std::make_unique<Class>(made_for);                                                                           \
-    };                                                                                                                    \
-    return ::pintle::PluginEdge::create(facts, factory, api, host, config, instance, status);                             \
-  }                                                                                                                       \
-  void pintle_plugin_start(void* instance, uint64_t token) { ::pintle::PluginEdge::start(instance, token); }              \
-  void pintle_plugin_drain(void* instance, uint64_t token) { ::pintle::PluginEdge::drain(instance, token); }              \
-  void pintle_plugin_retire(void* instance, uint64_t token) { ::pintle::PluginEdge::retire(instance, token); }            \
-  void pintle_plugin_stop(void* instance, uint64_t token) { ::pintle::PluginEdge::stop(instance, token); }                \
-  void pintle_plugin_destroy(void* instance) { ::pintle::PluginEdge::destroy(instance); }                                 \
-  void pintle_plugin_handle(void* instance, const pintle_call* call, const pintle_message* message) {                     \
-    ::pintle::PluginEdge::handle(instance, call, message);                                                                \
-  }                                                                                                                       \
-  void pintle_plugin_cancelled(void* instance, uint64_t call_id) { ::pintle::PluginEdge::cancelled(instance, call_id); }  \
-  void pintle_plugin_stream_message(void* instance, uint64_t call_id, const pintle_message* message) {                    \
-    ::pintle::PluginEdge::stream_message(instance, call_id, message);                                                     \
-  }                                                                                                                       \
-  void pintle_plugin_stream_credit(void* instance, uint64_t call_id, uint32_t credit) {                                   \
-    ::pintle::PluginEdge::stream_credit(instance, call_id, credit);                                                       \
-  }                                                                                                                       \
-  void pintle_plugin_bindings(void* instance, uint32_t need, const pintle_binding* bindings, uint32_t count) {            \
-    ::pintle::PluginEdge::bindings(instance, need, bindings, count);                                                      \
-  }                                                                                                                       \
-  }                                                                                                                       \
+#define PINTLE_PLUGIN(Class)                                                                                       \
+  extern "C" {                                                                                                     \
+  pintle_code pintle_plugin_create(const pintle_host_api* api, pintle_host* host,                                  \
+                                   const pintle_instance_config* config, void** instance, pintle_status* status) { \
+    static const ::pintle::PluginFacts facts{pintle_generated_provides, pintle_generated_provide_count,            \
+                                             pintle_generated_needs, pintle_generated_need_count};                 \
+    const auto factory = [](::pintle::Host& made_for) -> std::unique_ptr<::pintle::Plugin> {                       \
+      return std::make_unique<Class>(made_for);                                                                    \
+    };                                                                                                             \
+    return ::pintle::PluginEdge::create(facts, factory, api, host, config, instance, status);                      \
+  }                                                                                                                \
+  void pintle_plugin_start(void* instance, uint64_t token) { ::pintle::PluginEdge::start(instance, token); }       \
+  void pintle_plugin_drain(void* instance, uint64_t token) { ::pintle::PluginEdge::drain(instance, token); }       \
+  void pintle_plugin_retire(void* instance, uint64_t token) { ::pintle::PluginEdge::retire(instance, token); }     \
+  void pintle_plugin_stop(void* instance, uint64_t token) { ::pintle::PluginEdge::stop(instance, token); }         \
+  void pintle_plugin_destroy(void* instance) { ::pintle::PluginEdge::destroy(instance); }                          \
+  void pintle_plugin_handle(void* instance, const pintle_call* call, const pintle_message* message) {              \
+    ::pintle::PluginEdge::handle(instance, call, message);                                                         \
+  }                                                                                                                \
+  void pintle_plugin_cancelled(void* instance, uint64_t call_id) {                                                 \
+    ::pintle::PluginEdge::cancelled(instance, call_id);                                                            \
+  }                                                                                                                \
+  void pintle_plugin_stream_message(void* instance, uint64_t call_id, const pintle_message* message) {             \
+    ::pintle::PluginEdge::stream_message(instance, call_id, message);                                              \
+  }                                                                                                                \
+  void pintle_plugin_stream_credit(void* instance, uint64_t call_id, uint32_t credit) {                            \
+    ::pintle::PluginEdge::stream_credit(instance, call_id, credit);                                                \
+  }                                                                                                                \
+  void pintle_plugin_bindings(void* instance, uint32_t need, const pintle_binding* bindings, uint32_t count) {     \
+    ::pintle::PluginEdge::bindings(instance, need, bindings, count);                                               \
+  }                                                                                                                \
+  }                                                                                                                \
   static_assert(true, "a semicolon follows")

@@ -43,11 +43,11 @@ enum class Code : uint32_t {
 
 /// The code's name as gRPC spells it ("NOT_FOUND"); "UNKNOWN" for a number outside of the set.
 constexpr std::string_view code_name(Code code) {
-  constexpr std::string_view names[] = {"OK",          "CANCELLED",         "UNKNOWN",           "INVALID_ARGUMENT",
-                                        "DEADLINE_EXCEEDED", "NOT_FOUND",   "ALREADY_EXISTS",    "PERMISSION_DENIED",
-                                        "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION", "ABORTED",  "OUT_OF_RANGE",
-                                        "UNIMPLEMENTED", "INTERNAL",        "UNAVAILABLE",       "DATA_LOSS",
-                                        "UNAUTHENTICATED"};
+  constexpr std::string_view names[] = {
+      "OK",        "CANCELLED",      "UNKNOWN",           "INVALID_ARGUMENT",   "DEADLINE_EXCEEDED",
+      "NOT_FOUND", "ALREADY_EXISTS", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "FAILED_PRECONDITION",
+      "ABORTED",   "OUT_OF_RANGE",   "UNIMPLEMENTED",     "INTERNAL",           "UNAVAILABLE",
+      "DATA_LOSS", "UNAUTHENTICATED"};
   const auto index = static_cast<uint32_t>(code);
   return index < std::size(names) ? names[index] : "UNKNOWN";
 }
@@ -69,9 +69,7 @@ class [[nodiscard]] Status {
     return {code_, std::string(where) + ": " + message_};
   }
   /// "NOT_FOUND: message", for logs.
-  std::string to_string() const {
-    return is_ok() ? "OK" : std::string(code_name(code_)) + ": " + message_;
-  }
+  std::string to_string() const { return is_ok() ? "OK" : std::string(code_name(code_)) + ": " + message_; }
 
  private:
   Code code_ = Code::ok;
