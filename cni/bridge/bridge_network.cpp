@@ -315,7 +315,10 @@ Status BridgeNetwork::converge_node(const std::vector<Registration>& registratio
   Status result = converge_gateways();
   keep_first(result, converge_forwarding());
   FilterReport report;
-  keep_first(result, converge_packet_filter(filters_, registrations, claims(registrations), report));
+  const std::vector<PortClaim> ports = claims(registrations);
+  const Status filtered = converge_packet_filter(filters_, registrations, ports, report);
+  keep_first(result, filtered);
+  if (filtered && std::ranges::any_of(ports, &PortClaim::needs_loopback)) try_to_pass_loopback();
   foreign_tables_ = std::move(report.foreign_tables);
   for (const std::string& change : report.changes) tell(change);
   return result;
@@ -627,6 +630,7 @@ Status BridgeNetwork::check(const std::string& sandbox, const std::string& name_
   const Result<std::vector<Registration>> registrations = registry_.load();
   if (!registrations) return registrations.status();
   for (std::string& problem : vlan_problems()) problems.push_back(std::move(problem));
+  if (const auto problem = loopback_problem()) problems.push_back(*problem);
   for (std::string& problem : packet_filter_problems(filters_, *registrations, claims(*registrations)))
     problems.push_back(std::move(problem));
   if (problems.empty()) return Status::ok();

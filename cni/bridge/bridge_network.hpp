@@ -223,6 +223,11 @@ class BridgeNetwork {
   std::vector<PortClaim> claims(const std::vector<Registration>& registrations) const;
   Status open_ports(const Attachment& attachment);
   Status close_ports(const Attachment& attachment);
+  bool needs_loopback() const;
+  std::string loopback_setting() const;
+  Status pass_loopback(bool passes);
+  void try_to_pass_loopback();
+  std::optional<std::string> loopback_problem() const;
   Status take_off(const Attachment& attachment);
   Attachment describe(const AttachRequest& request, const std::vector<cni::AllocatedAddress>& addresses) const;
   cni::AddressOwner owner_of(const Attachment& attachment) const;

@@ -37,6 +37,8 @@ bool is_loopback(const IpAddress& address) {
   return v4.contains(address) || v6.contains(address);
 }
 
+bool is_loopback_v4(const IpAddress& address) { return !address.is_v6() && is_loopback(address); }
+
 bool is_unspecified(const IpAddress& address) {
   return std::ranges::all_of(address.bytes(), [](uint8_t byte) { return byte == 0; });
 }
@@ -116,20 +118,31 @@ Rule translation(bool bound, bool ipv6) {
   return rule;
 }
 
-/// Programs that listen on loopback keep their ports.
-Rule loopback_stays(bool ipv6) {
-  Rule rule{.expressions = {Meta{.key = NFT_META_NFPROTO}, is_family(ipv6)}, .comment = "loopback is not served"};
-  if (ipv6) {
-    Bytes loopback(16);
-    loopback[15] = 1;
-    rule.expressions.push_back(Payload{NFT_PAYLOAD_NETWORK_HEADER, kIpv6Destination, 16});
-    rule.expressions.push_back(Compare{.data = std::move(loopback)});
-  } else {
-    rule.expressions.push_back(Payload{NFT_PAYLOAD_NETWORK_HEADER, kIpv4Destination, 1});
-    rule.expressions.push_back(Compare{.data = {127}});
-  }
-  rule.expressions.push_back(Verdict{.code = NFT_RETURN});
-  return rule;
+/// "::1", which nothing can be sent from to a pod.
+Rule loopback_v6_stays() {
+  Bytes loopback(16);
+  loopback[15] = 1;
+  return {.expressions = {Meta{.key = NFT_META_NFPROTO}, is_family(true),
+                          Payload{NFT_PAYLOAD_NETWORK_HEADER, kIpv6Destination, 16},
+                          Compare{.data = std::move(loopback)}, Verdict{.code = NFT_RETURN}},
+          .comment = "IPv6 loopback is not served"};
+}
+
+/// Loopback addresses but 127.0.0.1 have owners: 127.0.0.53 is the resolver's, whatever pod has port 53 of the node.
+Rule other_loopback_stays() {
+  return {.expressions = {Meta{.key = NFT_META_NFPROTO}, is_family(false),
+                          Payload{NFT_PAYLOAD_NETWORK_HEADER, kIpv4Destination, 1}, Compare{.data = {127}},
+                          Payload{NFT_PAYLOAD_NETWORK_HEADER, kIpv4Destination, 4},
+                          Compare{.operation = NFT_CMP_NEQ, .data = {127, 0, 0, 1}}, Verdict{.code = NFT_RETURN}},
+          .comment = "127.0.0.1 alone is served"};
+}
+
+/// Loopback is for the node itself.
+Rule loopback_from_outside_stays() {
+  return {.expressions = {Meta{.key = NFT_META_NFPROTO}, is_family(false),
+                          Payload{NFT_PAYLOAD_NETWORK_HEADER, kIpv4Destination, 1}, Compare{.data = {127}},
+                          Verdict{.code = NFT_RETURN}},
+          .comment = "loopback is the node's own"};
 }
 
 Rule to_this_node() {
@@ -141,20 +154,36 @@ Rule to_this_node() {
       .comment = "to the node"};
 }
 
+/// A rule for packets of a family that a host port leads elsewhere.
+Rule for_translated(bool ipv6, std::string comment) {
+  const uint32_t translated = IPS_DST_NAT;
+  Bytes mask(sizeof translated), zero(sizeof translated);
+  std::memcpy(mask.data(), &translated, sizeof translated);
+  return {
+      .expressions = {Conntrack{.key = NFT_CT_STATUS}, Bitwise{.mask = std::move(mask), .exclusive_or = zero},
+                      Compare{.operation = NFT_CMP_NEQ, .data = zero}, Meta{.key = NFT_META_NFPROTO}, is_family(ipv6)},
+      .comment = std::move(comment)};
+}
+
 /// From a pod by a host port to a pod: the answer has to come by the bridge's address to be translated back.
 Rule between_pods(bool ipv6) {
   const std::string pods = ipv6 ? "direct6" : "direct4";
   const uint32_t size = ipv6 ? 16 : 4;
-  const uint32_t translated = IPS_DST_NAT, none = 0;
-  Bytes mask(sizeof translated), zero(sizeof none);
-  std::memcpy(mask.data(), &translated, sizeof translated);
-  return {
-      .expressions = {Conntrack{.key = NFT_CT_STATUS}, Bitwise{.mask = std::move(mask), .exclusive_or = zero},
-                      Compare{.operation = NFT_CMP_NEQ, .data = zero}, Meta{.key = NFT_META_NFPROTO}, is_family(ipv6),
-                      Payload{NFT_PAYLOAD_NETWORK_HEADER, ipv6 ? kIpv6Source : kIpv4Source, size}, Lookup{.set = pods},
-                      Payload{NFT_PAYLOAD_NETWORK_HEADER, ipv6 ? kIpv6Destination : kIpv4Destination, size},
-                      Lookup{.set = pods}, Counter{}, Masquerade{}},
-      .comment = "pods to host ports of pods"};
+  Rule rule = for_translated(ipv6, "pods to host ports of pods");
+  rule.expressions.insert(
+      rule.expressions.end(),
+      {Payload{NFT_PAYLOAD_NETWORK_HEADER, ipv6 ? kIpv6Source : kIpv4Source, size}, Lookup{.set = pods},
+       Payload{NFT_PAYLOAD_NETWORK_HEADER, ipv6 ? kIpv6Destination : kIpv4Destination, size}, Lookup{.set = pods},
+       Counter{}, Masquerade{}});
+  return rule;
+}
+
+/// A pod cannot answer 127.0.0.1: it would talk to itself.
+Rule from_loopback() {
+  Rule rule = for_translated(false, "the node's loopback to host ports");
+  rule.expressions.insert(rule.expressions.end(), {Payload{NFT_PAYLOAD_NETWORK_HEADER, kIpv4Source, 1},
+                                                   Compare{.data = {127}}, Counter{}, Masquerade{}});
+  return rule;
 }
 
 }  // namespace
@@ -165,6 +194,15 @@ std::string HostPort::to_string() const {
   std::string text;
   if (host_ip) text = host_ip->is_v6() ? "[" + host_ip->to_string() + "]:" : host_ip->to_string() + ":";
   return text + std::to_string(host_port) + "/" + std::string(protocol_name(protocol));
+}
+
+bool HostPort::serves_loopback() const {
+  return !host_ip || is_loopback_v4(*host_ip) || (!host_ip->is_v6() && is_unspecified(*host_ip));
+}
+
+bool PortClaim::needs_loopback() const {
+  return std::ranges::any_of(addresses, [](const IpAddress& address) { return !address.is_v6(); }) &&
+         std::ranges::any_of(ports, &HostPort::serves_loopback);
 }
 
 bool HostPort::serves(const IpAddress& address) const { return !host_ip || host_ip->is_v6() == address.is_v6(); }
@@ -188,9 +226,9 @@ Status check_ports(const PortClaim& claim, std::span<const PortClaim> others) {
     const std::string what = "host port " + port->to_string() + ": ";
     if (port->host_port == 0 || port->pod_port == 0) return invalid_argument(what + "ports are 1 to 65535");
     if (protocol_name(port->protocol) == "unknown") return invalid_argument(what + "TCP, UDP or SCTP is expected");
-    if (port->host_ip && is_loopback(*port->host_ip)) {
-      return invalid_argument(
-          what + "loopback addresses are not served; leave hostIP out or name another address of the node");
+    if (port->host_ip && port->host_ip->is_v6() && is_loopback(*port->host_ip)) {
+      return invalid_argument(what +
+                              "IPv6's loopback cannot be served; name 127.0.0.1, another address of the node, or none");
     }
     if (std::ranges::none_of(claim.addresses, [&](const IpAddress& address) { return port->serves(address); })) {
       return invalid_argument(what + "the pod has no address of that family");
@@ -261,21 +299,22 @@ void add_host_ports(Table& table, std::span<const PortClaim> claims) {
     map.elements.erase(std::unique(map.elements.begin(), map.elements.end(), same_key), map.elements.end());
     table.sets.push_back(std::move(map));
   }
-  Chain chain{.name = std::string(kChain), .hook = {}, .rules = {loopback_stays(false), loopback_stays(true)}};
-  for (const bool bound : {true, false}) {
-    for (const bool ipv6 : {false, true}) chain.rules.push_back(translation(bound, ipv6));
-  }
+  Chain chain{.name = std::string(kChain),
+              .hook = {},
+              .rules = {translation(true, false), translation(true, true), other_loopback_stays(), loopback_v6_stays(),
+                        translation(false, false), translation(false, true)}};
   table.chains.push_back(std::move(chain));
   table.chains.push_back(
       {.name = "prerouting",
        .hook = Hook{.type = "nat", .number = NF_INET_PRE_ROUTING, .priority = NF_IP_PRI_NAT_DST, .policy = NF_ACCEPT},
-       .rules = {to_this_node()}});
+       .rules = {loopback_from_outside_stays(), to_this_node()}});
   table.chains.push_back(
       {.name = "output",
        .hook = Hook{.type = "nat", .number = NF_INET_LOCAL_OUT, .priority = NF_IP_PRI_NAT_DST, .policy = NF_ACCEPT},
        .rules = {to_this_node()}});
   for (Chain& other : table.chains) {
-    if (other.name == "postrouting") other.rules.insert(other.rules.begin(), {between_pods(false), between_pods(true)});
+    if (other.name == "postrouting")
+      other.rules.insert(other.rules.begin(), {between_pods(false), between_pods(true), from_loopback()});
   }
 }
 

@@ -12,9 +12,11 @@
 /// The packet filter asks them at prerouting (for others) and output (for the node itself). What a pod sends to a host port of a pod gets
 /// the bridge's address as its source, because the answer would otherwise go past the translation.
 ///
-/// Loopback is not served: 127.0.0.1:8080 does not lead into the pod. A packet from 127.0.0.1 may leave the machine's loopback only with the
-/// sysctl route_localnet, which opens the node's own services on 127.0.0.1 to its neighbours (CVE-2020-8558), and IPv6 has no such thing
-/// at all. Programs on the node use any other address of it. A hostIP of loopback is refused for that reason.
+/// Of loopback, 127.0.0.1 is served as any address of the node, and others of 127.0.0.0/8 by a hostIP only: 127.0.0.53 stays the resolver's
+/// when a pod has port 53. Packets from there may leave the machine's loopback only with the sysctl route_localnet of the interface to the
+/// pods, which by itself would open the node's own services on 127.0.0.1 to them (CVE-2020-8558). So it is on only while a pod has such a
+/// port, and what pods send to 127.0.0.0/8 is dropped before anything is translated (packet_filter.hpp). IPv6 has no such sysctl: ::1 stays
+/// with the programs of the node, and is refused as a hostIP.
 ///
 /// Which pod has which ports stands in its record (attachments.hpp), so that whoever converges the packet filter can write the
 /// maps of all instances.
@@ -42,6 +44,8 @@ struct HostPort {
   /// "8080/tcp", "192.0.2.1:8080/tcp".
   std::string to_string() const;
   bool serves(const netlink::IpAddress& address) const;
+  /// Whether it is also one of 127.0.0.1, or of another IPv4 address of loopback.
+  bool serves_loopback() const;
 };
 
 /// A pod's ports and where they lead.
@@ -49,6 +53,9 @@ struct PortClaim {
   std::string sandbox;
   std::vector<netlink::IpAddress> addresses;
   std::vector<HostPort> ports;
+
+  /// Whether the pod's gateway has to pass on what comes from the node's loopback.
+  bool needs_loopback() const;
 };
 
 /// "tcp", "udp" or "sctp", in any case; INVALID_ARGUMENT for others.

@@ -11,6 +11,7 @@ namespace {
 using ::testing::HasSubstr;
 using testing::output_of;
 
+const std::string kPassesLoopback = "net/ipv4/conf/pintle0/route_localnet";
 constexpr const char* kDualStack = R"({"podCIDR": ["10.85.0.0/16", "fd00:85::/64"]})";
 
 HostPort port(uint8_t protocol, uint16_t host_port, uint16_t pod_port, const char* host_ip = nullptr) {
@@ -131,12 +132,54 @@ TEST_F(HostPortsTest, LeadIntoThePodFromTheOutsideTheNodeAndPods) {
   EXPECT_EQ(machine(), before);
 }
 
-TEST_F(HostPortsTest, LoopbackStaysWithProgramsOfTheNode) {
+TEST_F(HostPortsTest, AnswerOnTheNodesLoopback) {
   auto network = started(kDualStack);
-  attach(*network, "a", {port(IPPROTO_TCP, 8080, 80)});
+  const std::string before = machine();
+  attach(*network, "a", {port(IPPROTO_TCP, 8080, 80), port(IPPROTO_UDP, 53, 1053)});
+  EXPECT_EQ(stream("", "a", 80, "127.0.0.1", 8080), "10.85.0.1") << "the pod can answer the gateway alone";
+  const UniqueFd listener = server("a", false, SOCK_DGRAM, 0, 1053), client = socket_in("", false, SOCK_DGRAM, 0);
+  EXPECT_EQ(datagram(client, listener, "127.0.0.1", 53), "10.85.0.1");
+  EXPECT_EQ(stream("", "", 8080, "127.0.0.53", 8080), "127.0.0.1") << "other loopback addresses stay";
+  EXPECT_EQ(stream("", "", 8080, "::1", 8080), "::1") << "IPv6 has no way";
+  EXPECT_TRUE(network->check("a", path_of("a")));
+  ASSERT_EQ(output_of("echo 0 > /proc/sys/" + kPassesLoopback), "");
+  EXPECT_THAT(network->check("a", path_of("a")).message(), HasSubstr("route_localnet is not 1"));
+  ASSERT_TRUE(network->detach("a"));
+  network->reap();
   EXPECT_EQ(stream("", "", 8080, "127.0.0.1", 8080), "127.0.0.1");
-  EXPECT_EQ(stream("", "", 8080, "::1", 8080), "::1");
+  EXPECT_EQ(machine(), before);
+}
+
+TEST_F(HostPortsTest, OfALoopbackAddressAreTheNodesAlone) {
+  make_outside();
+  auto network = started();
+  attach(*network, "a", {port(IPPROTO_TCP, 8080, 80, "127.0.0.7")});
+  EXPECT_EQ(stream("", "a", 80, "127.0.0.7", 8080), "10.85.0.1");
   EXPECT_EQ(stream("", "a", 80, "127.0.0.1", 8080), "Connection refused");
+  EXPECT_EQ(stream("", "a", 80, "192.0.2.1", 8080), "Connection refused");
+  EXPECT_EQ(stream("outside", "a", 80, "192.0.2.1", 8080), "Connection refused");
+}
+
+TEST_F(HostPortsTest, OnLoopbackDoNotOpenItToPods) {
+  auto network = started();
+  attach(*network, "a", {port(IPPROTO_TCP, 8080, 80)});
+  const Attachment b = attach(*network, "b", {});
+  ASSERT_EQ(*netlink::read_sysctl(kPassesLoopback), "1");
+  in_namespace(path_of("b"), [] {
+    EXPECT_EQ(
+        output_of("ip route del local 127.0.0.0/8 dev lo table local; ip route del local 127.0.0.1 dev lo table local;"
+                  "echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; ip route add 127.0.0.0/8 via 10.85.0.1"),
+        "");
+  });
+  const UniqueFd listener = server("", false, SOCK_DGRAM, 0, 9000), client = socket_in("b", false, SOCK_DGRAM, 0);
+  ASSERT_EQ(output_of("nft flush chain inet pintle-network-bridge loopback"), "");
+  ASSERT_EQ(datagram(client, listener, "127.0.0.1", 9000), ip_of(b)) << "it gets there without our rules";
+  wait_for_change(*network);
+  ASSERT_TRUE(network->follow_changes());
+  EXPECT_EQ(datagram(client, listener, "127.0.0.1", 9000), "Resource temporarily unavailable")
+      << "it does not get there";
+  ASSERT_TRUE(network->detach("a"));
+  EXPECT_EQ(*netlink::read_sysctl(kPassesLoopback), "0") << "nobody needs it any more";
 }
 
 TEST_F(HostPortsTest, OfTheThreeProtocolsAreApart) {
@@ -208,7 +251,7 @@ TEST_F(HostPortsTest, ThatCannotBeServedAreRefused) {
   const auto refusal = [&](std::vector<HostPort> ports) {
     return try_attach(*network, "a", std::move(ports)).status().message();
   };
-  EXPECT_THAT(refusal({port(IPPROTO_TCP, 80, 80, "127.0.0.1")}), HasSubstr("loopback addresses are not served"));
+  EXPECT_THAT(refusal({port(IPPROTO_TCP, 80, 80, "::1")}), HasSubstr("IPv6's loopback cannot be served"));
   EXPECT_THAT(refusal({port(IPPROTO_TCP, 80, 80, "2001:db8::1")}), HasSubstr("no address of that family"));
   EXPECT_THAT(refusal({port(IPPROTO_TCP, 80, 80), port(IPPROTO_TCP, 80, 81)}), HasSubstr("names it twice"));
   EXPECT_THAT(refusal({port(IPPROTO_TCP, 80, 0)}), HasSubstr("ports are 1 to 65535"));

@@ -67,6 +67,20 @@ std::vector<Rule> isolation_rules(const std::vector<Registration>& registrations
   return rules;
 }
 
+/// Nobody but the node itself speaks to its loopback. Asked before connections are looked up: answers to the node's loopback, which are
+/// translated back then, are still addressed to the gateway.
+std::vector<Rule> loopback_rules(const std::vector<Registration>& registrations) {
+  std::vector<Rule> rules;
+  for (const std::string& interface : interfaces_of(registrations)) {
+    rules.push_back({.expressions = {Meta{.key = NFT_META_IIFNAME}, Compare{.data = interface_name(interface)},
+                                     Meta{.key = NFT_META_NFPROTO}, Compare{.data = {NFPROTO_IPV4}},
+                                     Payload{NFT_PAYLOAD_NETWORK_HEADER, kIpv4Destination, 1}, Compare{.data = {127}},
+                                     Counter{}, Verdict{.code = NF_DROP}},
+                     .comment = "pods to the node's loopback"});
+  }
+  return rules;
+}
+
 std::vector<Rule> accept_rules(const std::set<std::string>& interfaces) {
   std::vector<Rule> rules;
   for (const std::string& interface : interfaces) {
@@ -168,6 +182,10 @@ Table wanted_table(const std::vector<Registration>& registrations, std::span<con
       {.name = "postrouting",
        .hook = Hook{.type = "nat", .number = NF_INET_POST_ROUTING, .priority = NF_IP_PRI_NAT_SRC, .policy = NF_ACCEPT},
        .rules = {masquerade_rule(false), masquerade_rule(true)}});
+  table.chains.push_back(
+      {.name = "loopback",
+       .hook = Hook{.type = "filter", .number = NF_INET_PRE_ROUTING, .priority = NF_IP_PRI_RAW, .policy = NF_ACCEPT},
+       .rules = loopback_rules(registrations)});
   if (std::vector<Rule> rules = isolation_rules(registrations); !rules.empty())
     table.chains.push_back({.name = "forward", .hook = Hook{}, .rules = std::move(rules)});
   add_host_ports(table, claims);

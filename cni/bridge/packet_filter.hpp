@@ -3,7 +3,8 @@
 /// The packet filter's part of the pod network.
 ///
 /// One table, `inet pintle-network-bridge`, for all instances: sets of pod subnets, one masquerading rule a family,
-/// maps of host ports (host_ports.hpp), and between networks of which one is in a VLAN, rules that drop. Its rules do not change when pods come and go, only elements of the maps do.
+/// maps of host ports (host_ports.hpp), rules that drop what pods send to the node's loopback, and between networks of which one is in a
+/// VLAN, rules that drop. Its rules do not change when pods come and go, only elements of the maps do.
 ///
 /// A foreign base chain at the forward hook with policy drop (Docker, ufw, a careful administrator) would drop what pods send,
 /// whatever our own table says: every chain of a hook must let a packet pass. Into such chains, and only there, go two

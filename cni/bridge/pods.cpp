@@ -262,6 +262,7 @@ Status BridgeNetwork::open_ports(const Attachment& attachment) {
   if (!commit(filters_, transaction)) {
     if (Status status = converge_shared(); !status) return status;
   }
+  if (attachment.claim().needs_loopback()) try_to_pass_loopback();
   return forget_flows(filters_, attachment.claim(), false);
 }
 
@@ -271,8 +272,49 @@ Status BridgeNetwork::close_ports(const Attachment& attachment) {
   bridge::close_ports(transaction, kTableName, attachment.claim());
   Status result;
   if (!commit(filters_, transaction)) result = converge_shared();
+  if (!needs_loopback() && result) result = pass_loopback(false);
   const Status forgotten = forget_flows(filters_, attachment.claim(), true);
   return result ? forgotten : result;
+}
+
+bool BridgeNetwork::needs_loopback() const {
+  return std::ranges::any_of(attachments_, [](const auto& one) { return one.second.claim().needs_loopback(); });
+}
+
+std::string BridgeNetwork::loopback_setting() const {
+  return "net/ipv4/conf/" + config_.gateway_interface() + "/route_localnet";
+}
+
+/// Once the packet filter keeps pods from the node's loopback. An interface that is not ours gets back what it had.
+Status BridgeNetwork::pass_loopback(bool passes) {
+  const Result<std::string> now = netlink::read_sysctl(loopback_setting());
+  if (!now && now.status().code() == Code::not_found && !passes) return Status::ok();
+  if (!now) return now.status();
+  if (*now == (passes ? "1" : "0")) return Status::ok();
+  const Result<Link> gateway = netlink::find_link(routes_, config_.gateway_interface());
+  if (!gateway) return gateway.status();
+  if (!is_ours(*gateway)) return passes ? registry_.set_sysctl(loopback_setting(), "1") : Status::ok();
+  if (!passes) {
+    const Result<std::vector<Registration>> registrations = registry_.load();
+    if (!registrations) return registrations.status();
+    const bool is_shared = std::ranges::any_of(*registrations, [&](const Registration& other) {
+      return other.key != key_ && other.gateway_interface() == config_.gateway_interface();
+    });
+    if (is_shared) return Status::ok();
+  }
+  return netlink::write_sysctl(loopback_setting(), passes ? "1" : "0");
+}
+
+/// Where sysctls are read-only, host ports are served all the same, but for the one address.
+void BridgeNetwork::try_to_pass_loopback() {
+  if (Status status = pass_loopback(true); !status) tell("host ports do not answer on 127.0.0.1: " + status.message());
+}
+
+std::optional<std::string> BridgeNetwork::loopback_problem() const {
+  if (!needs_loopback()) return std::nullopt;
+  const Result<std::string> now = netlink::read_sysctl(loopback_setting());
+  if (now && *now == "1") return std::nullopt;
+  return "host ports do not answer on 127.0.0.1: " + loopback_setting() + " is not 1";
 }
 
 // ---- Detaching ----------------------------------------------------------------------------------------------------------------

@@ -41,6 +41,25 @@ class HostPorts(NodeTest):
         self.node.wait_for_none()
         self.assertEqual(echo(18080), "Connection refused")
 
+    def test_answer_on_loopback_that_of_the_node_alone_and_outlive_the_daemon(self):
+        self.node.drop(serving("local", 8080, 18082, hostIP="127.0.0.1"))
+        self.node.drop(serving("web", 8080, 18083))
+        self.node.wait_for_pods(2)
+        for port in (18082, 18083):
+            wait_for("the pod serves", lambda port=port: echo(port, "127.0.0.1") == b"hello\n", 10)
+        self.assertEqual(echo(18082), "Connection refused", "not on the node's other addresses")
+        self.node.kill()
+        self.assertEqual(echo(18083, "127.0.0.1"), b"hello\n", "without the daemon")
+        self.node.start()
+        subprocess.run(["nft", "flush", "ruleset"], check=True)
+        wait_for("the flushed rules come back", lambda: echo(18083, "127.0.0.1") == b"hello\n", 10)
+        for name in ("local", "web"):
+            self.node.take(name)
+        self.node.wait_for_none()
+        self.assertEqual(echo(18083, "127.0.0.1"), "Connection refused")
+        with open("/proc/sys/net/ipv4/conf/pintle-test/route_localnet", encoding="ascii") as file:
+            self.assertEqual(file.read().strip(), "0", "loopback is closed behind the last of them")
+
     def test_of_another_pod_are_refused_and_follow_when_free(self):
         self.node.drop(serving("first", 8080, 18081))
         self.node.wait_for_pods(1)
