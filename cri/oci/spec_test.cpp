@@ -105,6 +105,7 @@ TEST_F(SpecTest, CapabilitiesAreTheDefaultsWithAddAndDrop) {
 }
 
 TEST_F(SpecTest, ProcAndSysAreMaskedAndAFilterIsSetUnlessPrivileged) {
+  context().mutable_seccomp()->set_profile_type(runtime::v1::SecurityProfile::RuntimeDefault);
   json::object spec = document();
   EXPECT_THAT(texts(spec.at("linux").at("maskedPaths")), Contains("/proc/kcore"));
   EXPECT_THAT(texts(spec.at("linux").at("readonlyPaths")), Contains("/proc/sys"));
@@ -136,6 +137,9 @@ TEST_F(SpecTest, SeccompProfilesAreChosenAsAsked) {
   EXPECT_THAT(make().status().message(), HasSubstr("\"includes\""));
   std::filesystem::remove(path);
   context().clear_seccomp();
+  EXPECT_FALSE(document().at("linux").as_object().contains("seccomp")) << "nothing was asked for";
+  context().set_seccomp_profile_path("runtime/default");
+  EXPECT_TRUE(document().at("linux").as_object().contains("seccomp"));
   context().set_seccomp_profile_path("nonsense");
   EXPECT_EQ(make().status().code(), Code::invalid_argument);
 }

@@ -171,6 +171,9 @@ class ContainersTest : public ::testing::TestWithParam<const char*> {
     for (const std::string& part : {std::string("/bin/sh"), std::string("-c"), script})
       request.mutable_config()->add_command(part);
     request.set_log_path(log_of(request.container_id()));
+    // As the node agent asks for it.
+    auto& context = *request.mutable_config()->mutable_linux()->mutable_security_context();
+    context.mutable_seccomp()->set_profile_type(::runtime::v1::SecurityProfile::RuntimeDefault);
     return request;
   }
   std::string log_of(const std::string& id) { return ground_->path + "/logs/" + id + ".log"; }

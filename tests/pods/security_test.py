@@ -109,8 +109,9 @@ class Security(PodCase):
         found, container = self.run_pod(pod("filtered", shell("one", "busybox mkdir /tmp/x; echo ended; " + SLEEP, securityContext=localhost("no-mkdir.json"))))
         self.assertIn("Function not implemented", "".join(self.wait_for_lines(found, 2)))
         self.assertEqual(status_of(container.pid)["Seccomp"], "2")
-        found, _ = self.run_pod(pod("plain", shell("one", "busybox mkdir /tmp/x && echo made; " + SLEEP)))
+        found, container = self.run_pod(pod("plain", shell("one", "busybox mkdir /tmp/x && echo made; " + SLEEP)))
         self.assertEqual(self.wait_for_lines(found, 1), ["made"])
+        self.assertEqual(status_of(container.pid)["Seccomp"], "2", "the node's own profile, unasked")
         for name, path, why in (("missing", "nowhere.json", "is not on this node"), ("broken", "broken.json", "is no JSON object"),
                                 ("docker", "docker.json", "archMap")):
             self.node.drop(pod(name, shell("one", SLEEP, securityContext=localhost(path))))
