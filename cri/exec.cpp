@@ -14,6 +14,7 @@ namespace {
 using namespace std::chrono_literals;
 
 constexpr std::chrono::nanoseconds kForever = 24h * 365;
+constexpr std::chrono::nanoseconds kLongestEnd = 3s;  // of a command that its runtime has to kill
 
 /// Reads a pipe as it fills, keeps the first `limit` bytes and drops the rest, so that the writer never blocks.
 class Collector {
@@ -95,18 +96,24 @@ Task<Result<api::ExecSyncResponse>> Containers::exec_sync(CallContext context, s
   asking.set_container_id(container->record.id());
   *asking.mutable_command() = request.cmd();
   const std::chrono::nanoseconds wanted = request.timeout() > 0 ? std::chrono::seconds(request.timeout()) : kForever;
+  uint64_t call_id = 0;
+  bool is_late = false;
   CallOptions options;
-  options.timeout = context.at_most(wanted);
+  options.timeout = context.at_most(wanted + kLongestEnd);
   options.attach = &descriptors;
+  options.call_id = &call_id;
+  // The command has gone when the client hears that it took too long.
+  const Timer patience = engine_.host().timer(wanted, [&] {
+    is_late = true;
+    engine_.host().cancel(call_id);
+  });
   auto executing = runtime->Exec(asking, std::move(options));
   Result<runtime_api::ExecResponse> executed = co_await executing;
-  if (!executed) {
-    if (executed.status().code() == Code::deadline_exceeded) {
-      co_return deadline_exceeded("command in container " + container->record.id() + " timed out after " +
-                                  std::to_string(request.timeout()) + " s");
-    }
-    co_return executed.status();
+  if (is_late || executed.status().code() == Code::deadline_exceeded) {
+    co_return deadline_exceeded("command in container " + container->record.id() + " timed out after " +
+                                std::to_string(request.timeout()) + " s");
   }
+  if (!executed) co_return executed.status();
   // All that the command itself has written is in the pipes by now; what a child of it keeps open is not waited for.
   out.drain();
   err.drain();

@@ -54,6 +54,7 @@ class FakeRuntime final : public Plugin, public runtime_api::RuntimeBackend {
   Status fail_create_sandbox, fail_create, fail_start, fail_remove, fail_remove_sandbox;
   Hold hold_create, hold_exec, hold_remove;
   std::function<int(const runtime_api::ExecRequest&, Attachments&)> on_exec;
+  int ended_commands = 0;
   Broadcast<runtime_api::Event> events;
 
   void tell(const runtime_api::Container& container) {
@@ -150,7 +151,13 @@ class FakeRuntime final : public Plugin, public runtime_api::RuntimeBackend {
     const runtime_api::ExecRequest kept = request;
     runtime_api::ExecResponse response;
     if (on_exec) response.set_exit_code(on_exec(kept, call.received()));
+    call.on_cancel([this] { hold_exec.release(); });
     co_await hold_exec.pass();
+    if (call.is_cancelled()) {
+      auto dying = host().sleep(std::chrono::milliseconds(50));
+      co_await dying;
+    }
+    ++ended_commands;
     co_return response;
   }
   Task<Result<runtime_api::UpdateResourcesResponse>> UpdateResources(

@@ -26,6 +26,7 @@ namespace {
 
 constexpr std::chrono::nanoseconds kCreatePatience = 110s;  // below what clients wait for a container
 constexpr std::chrono::nanoseconds kEndPatience = 10s;      // after SIGKILL
+constexpr std::chrono::nanoseconds kLongestExit = 2s;       // of the OCI runtime behind a command that was killed
 constexpr std::chrono::nanoseconds kMovesWithin = 100ms;    // runc's, on a machine that is not busy
 constexpr std::chrono::nanoseconds kAttachLockStaysOpen = 4ms;
 constexpr std::chrono::nanoseconds kUsageAge = 10s;
@@ -659,19 +660,28 @@ Task<Result<runtime::v1::ExecResponse>> Containers::exec(Call& call, const runti
   // The other ends see their end of file only once ours are closed.
   call.received().descriptors.clear();
   const UniqueFd runtime_handle(fcntl(process->pidfd(), F_DUPFD_CLOEXEC, 0));
-  const auto give_up = [pid_file, cgroup = entry->record.cgroup, handle = runtime_handle.get()] {
-    // The command is a child of the runtime's process; that one dies with SIGKILL, but does not pass it on.
-    if (auto text = files::read_file(pid_file, 100)) {
-      const int pid = std::atoi(text->c_str());
-      const UniqueFd command_handle = open_pidfd(pid);
-      auto membership = files::read_file("/proc/" + std::to_string(pid) + "/cgroup", 65536);
-      if (command_handle && membership && membership->find(cgroup) != std::string::npos) {
-        syscall(SYS_pidfd_send_signal, command_handle.get(), SIGKILL, nullptr, 0);
-      }
-    }
+  // The command is a child of the runtime's process, which takes it off the container's list of processes and ends by itself. It dies of
+  // SIGKILL too, but does not pass that on, and the command would stay as a zombie until somebody else looks after it.
+  const auto kill_command = [pid_file, cgroup = entry->record.cgroup] {
+    const auto text = files::read_file(pid_file, 100);
+    const int pid = text ? std::atoi(text->c_str()) : 0;
+    if (pid <= 0) return false;
+    const UniqueFd command_handle = open_pidfd(pid);
+    const auto membership = files::read_file("/proc/" + std::to_string(pid) + "/cgroup", 65536);
+    return command_handle && membership && membership->find(cgroup) != std::string::npos &&
+           syscall(SYS_pidfd_send_signal, command_handle.get(), SIGKILL, nullptr, 0) == 0;
+  };
+  const auto kill_runtime = [handle = runtime_handle.get()] {
     syscall(SYS_pidfd_send_signal, handle, SIGKILL, nullptr, 0);
   };
-  call.on_cancel(give_up);
+  Timer insisting;
+  call.on_cancel([&] {
+    if (!kill_command()) kill_runtime();
+    insisting = host_.timer(kLongestExit, [&] {
+      kill_command();
+      kill_runtime();
+    });
+  });
   const int status = co_await process->exited();
   call.on_cancel({});
   unlink(pid_file.c_str());

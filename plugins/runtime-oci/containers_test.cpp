@@ -371,6 +371,8 @@ TEST_P(ContainersTest, ACommandThatIsGivenUpIsKilled) {
   const Executed executed = exec(id, "exec sleep 999", "", 1s);
   EXPECT_EQ(executed.status.code(), Code::deadline_exceeded);
   EXPECT_TRUE(eventually([&] { return layout_.processes(ground_->cgroup + "/" + id)->size() == before; }, 5s));
+  // A zombie is in its cgroup no more, but among the container's processes.
+  EXPECT_EQ(exec(id, "cat /proc/[0-9]*/status | grep -c '^State:.Z'").output, "0\n");
 }
 
 TEST_P(ContainersTest, AContainerWithoutALogRuns) {
