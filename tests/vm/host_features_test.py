@@ -217,8 +217,9 @@ class HostFeatures(unittest.TestCase):
         address, _ = self.run_pod(pods.pod("served", served))
         self.vm.run("ip link add outer type dummy; ip address add 192.0.2.1/24 dev outer; ip link set outer up")
         self.addCleanup(self.vm.run, "ip link del outer")
-        talk = "import socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP); s.settimeout(50); " \
-               "s.connect((sys.argv[1], int(sys.argv[2]))); s.send(b'hello'); print(s.recv(9).decode())"
+        talk = "import os, socket, sys; s = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_SCTP); s.settimeout(50); " \
+               "failed = s.connect_ex((sys.argv[1], int(sys.argv[2]))); failed or s.send(b'hello'); " \
+               "print(os.strerror(failed) if failed else s.recv(9).decode())"
         for to, port in ((address, 9899), ("192.0.2.1", 3868)):
             self.assertEqual(self.vm.run(f'python3 -c "{talk}" {to} {port}').strip(), "hello", f"{to}:{port}")
 
