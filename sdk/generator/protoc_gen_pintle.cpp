@@ -186,13 +186,13 @@ class Generator : public google::protobuf::compiler::CodeGenerator {
             "  ::pintle::StreamCall<$response$> $name$(const $request$& request,\n"
             "                                          ::pintle::StreamCall<$response$>::OnMessage on_message,\n"
             "                                          ::pintle::CallOptions options = {}) const {\n"
-            "    return {host_, binding_.id, $number$, request, ::std::move(on_message), ::std::move(options)};\n"
+            "    return {host_, binding_.id, $number$, request, ::std::move(on_message), options};\n"
             "  }\n");
       } else {
         printer.Print(variables(method),
                       "  ::pintle::UnaryCall<$response$> $name$(const $request$& request, ::pintle::CallOptions "
                       "options = {}) const {\n"
-                      "    return {host_, binding_.id, $number$, request, ::std::move(options)};\n"
+                      "    return {host_, binding_.id, $number$, request, options};\n"
                       "  }\n");
       }
     }

@@ -93,7 +93,7 @@ class PendingCall {
         method_(method),
         request_(request),
         response_(response),
-        options_(std::move(options)),
+        options_(options),
         stream_(stream) {}
   ~PendingCall() = default;
   Status take_status() { return std::move(status_); }
@@ -126,7 +126,7 @@ class UnaryCall : detail::ResponseHolder<Response>, public detail::PendingCall {
  public:
   UnaryCall(Host* host, uint64_t binding, uint32_t method, const google::protobuf::MessageLite& request,
             CallOptions options)
-      : PendingCall(host, binding, method, request, this->response, std::move(options), nullptr) {}
+      : PendingCall(host, binding, method, request, this->response, options, nullptr) {}
   UnaryCall(const UnaryCall&) = delete;
   Result<Response> await_resume() {
     Status status = take_status();
@@ -142,7 +142,7 @@ class StreamCall : detail::ResponseHolder<Message>, public detail::PendingCall {
   using OnMessage = std::function<void(const Message&, Attachments&)>;
   StreamCall(Host* host, uint64_t binding, uint32_t method, const google::protobuf::MessageLite& request,
              OnMessage on_message, CallOptions options)
-      : PendingCall(host, binding, method, request, this->response, std::move(options), &stream_),
+      : PendingCall(host, binding, method, request, this->response, options, &stream_),
         on_message_(std::move(on_message)) {
     stream_ = [this](std::span<const uint8_t> header, Attachments& attachments) {
       if (message_.ParseFromArray(header.data(), static_cast<int>(header.size()))) on_message_(message_, attachments);
