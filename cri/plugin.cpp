@@ -15,6 +15,7 @@
 #include "cri/service_image.hpp"
 #include "cri/service_runtime.hpp"
 #include "sdk/support/files/files.hpp"
+#include "sdk/support/process/own_program.hpp"
 
 namespace pintle::cri {
 namespace {
@@ -42,7 +43,8 @@ Config read_config(Host& host) {
   if (const boost::json::value* megabytes = json.if_contains("shmMegabytes")) {
     config.settings.shm_bytes = static_cast<uint64_t>(megabytes->to_number<int64_t>()) << 20;
   }
-  config.settings.pod_init = text("podInit").empty() ? installed_pod_init() : text("podInit");
+  config.settings.pod_init =
+      text("podInit").empty() ? process::installed_beside("lib/pintle/pintle-pod-init") : text("podInit");
   config.settings.state_folder = std::string(host.shared_directory()) + "/" + std::string(host.name());
   config.settings.process_root = process_namespaces_root(config.settings.state_folder);
   config.settings.run_folder = std::string(host.run_directory());

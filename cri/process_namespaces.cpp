@@ -1,6 +1,5 @@
 #include "cri/process_namespaces.hpp"
 
-#include <dlfcn.h>
 #include <fcntl.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -126,17 +125,6 @@ std::string process_namespaces_root(std::string_view state_folder) {
   char text[9];
   std::snprintf(text, sizeof text, "%08x", static_cast<unsigned>(checksum.checksum()));
   return std::string("/pintle/pods-") + text;
-}
-
-std::string installed_pod_init() {
-  constexpr const char* installed = "/usr/lib/pintle/pintle-pod-init";
-  Dl_info about{};
-  static const int inside = 0;
-  if (::dladdr(&inside, &about) == 0 || !about.dli_fname || about.dli_fname[0] != '/') return installed;
-  std::string path = about.dli_fname;
-  for (int up = 0; up < 2 && !path.empty(); ++up) path.resize(std::min(path.rfind('/'), path.size()));
-  path += "/pintle-pod-init";
-  return ::access(path.c_str(), X_OK) == 0 ? path : installed;
 }
 
 }  // namespace pintle::cri

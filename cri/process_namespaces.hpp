@@ -48,7 +48,4 @@ std::vector<std::string> all_process_namespaces(const std::string& root);
 /// The cgroup below which an engine with this state folder keeps its pods' first processes.
 std::string process_namespaces_root(std::string_view state_folder);
 
-/// Where the program is if the config does not say: beside this plugin's folder, as it is installed and built.
-std::string installed_pod_init();
-
 }  // namespace pintle::cri

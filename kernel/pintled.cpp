@@ -20,6 +20,7 @@
 #include "kernel/node/node.hpp"
 #include "kernel/profile/profile.hpp"
 #include "kernel/release_key.hpp"
+#include "sdk/support/process/own_program.hpp"
 
 namespace pintle::kernel {
 namespace {
@@ -279,13 +280,9 @@ class Daemon {
 
 /// In a build tree the two programs lie side by side.
 std::string plugin_host_beside() {
-  char path[4096] = {};
-  if (readlink("/proc/self/exe", path, sizeof path - 1) > 0) {
-    std::string beside(path);
-    beside = beside.substr(0, beside.rfind('/') + 1) + "pintle-plugin-host";
-    if (access(beside.c_str(), X_OK) == 0) return beside;
-  }
-  return "/usr/bin/pintle-plugin-host";
+  const std::string own = process::own_program();
+  const std::string beside = own.substr(0, own.rfind('/') + 1) + "pintle-plugin-host";
+  return access(beside.c_str(), X_OK) == 0 ? beside : process::installed_beside("bin/pintle-plugin-host");
 }
 
 int main_of(int count, char** arguments) {

@@ -12,21 +12,12 @@
 #include <cstring>
 #include <sstream>
 
+#include "sdk/support/process/own_program.hpp"
+
 namespace pintle::kernel {
 namespace {
 
 constexpr const char* variable = "PINTLE_HANDOVER";
-
-/// Where the running binary came from; after an upgrade the name leads to the new one.
-std::string own_path() {
-  char path[4096] = {};
-  const ssize_t size = readlink("/proc/self/exe", path, sizeof path - 1);
-  std::string out(path, size > 0 ? static_cast<size_t>(size) : 0);
-  const std::string deleted = " (deleted)";
-  if (out.size() > deleted.size() && out.compare(out.size() - deleted.size(), deleted.size(), deleted) == 0)
-    out.resize(out.size() - deleted.size());
-  return out;
-}
 
 }  // namespace
 
@@ -46,7 +37,7 @@ Status hand_over(Listeners& listeners, Processes& processes, char** arguments) {
   if (Status written = files::write_all(memory, text); !written) return written;
   lseek(memory, 0, SEEK_SET);
   setenv(variable, std::to_string(memory).c_str(), 1);
-  const std::string path = own_path();
+  const std::string path = process::own_program();
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);

@@ -1,30 +1,17 @@
 #include "plugins/runtime-oci/settings.hpp"
 
-#include <dlfcn.h>
 #include <unistd.h>
 
 #include <boost/json.hpp>
 
 #include "sdk/support/files/files.hpp"
+#include "sdk/support/process/own_program.hpp"
 
 namespace pintle::runtime_oci {
 namespace {
 
 constexpr const char* kProgramFolders[] = {"/usr/local/sbin", "/usr/local/bin", "/usr/sbin",          "/usr/bin",
                                            "/sbin",           "/bin",           "/usr/libexec/podman"};
-#ifndef PINTLE_LAUNCHER
-#define PINTLE_LAUNCHER "/usr/lib/pintle/pintle-oci-launch"
-#endif
-
-/// The launcher is installed one folder above this plugin, wherever that is (a build tree, another prefix).
-std::string launcher_beside_plugin() {
-  Dl_info about{};
-  static const int inside = 0;
-  if (!dladdr(&inside, &about) || !about.dli_fname || about.dli_fname[0] != '/') return {};
-  std::string path = about.dli_fname;
-  for (int up = 0; up < 2; ++up) path.resize(path.rfind('/') == std::string::npos ? 0 : path.rfind('/'));
-  return path + "/pintle-oci-launch";
-}
 
 std::string find_program(const std::string& name) {
   if (name.empty()) return {};
@@ -101,14 +88,11 @@ Result<Programs> find_programs(const Settings& settings, const cgroup::Layout& c
                                "' is not on this host; install it (apt install conmon)");
   }
   programs.apparmor_parser = find_program("apparmor_parser");
-  if (settings.launcher.empty()) programs.launcher = find_program(launcher_beside_plugin());
+  const std::string launcher =
+      settings.launcher.empty() ? process::installed_beside("lib/pintle/pintle-oci-launch") : settings.launcher;
+  programs.launcher = find_program(launcher);
   if (programs.launcher.empty())
-    programs.launcher = find_program(settings.launcher.empty() ? PINTLE_LAUNCHER : settings.launcher);
-  if (programs.launcher.empty()) {
-    return failed_precondition("the launcher " +
-                               (settings.launcher.empty() ? std::string(PINTLE_LAUNCHER) : settings.launcher) +
-                               " is not on this host; install Pintle's package again");
-  }
+    return failed_precondition("the launcher " + launcher + " is not on this host; install Pintle's package again");
   if (!obstacle.empty() && programs.runtime.ends_with("/crun")) return failed_precondition(obstacle);
   return programs;
 }

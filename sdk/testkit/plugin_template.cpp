@@ -10,6 +10,7 @@
 
 #include "sdk/support/document/nearest.hpp"
 #include "sdk/support/files/files.hpp"
+#include "sdk/support/process/own_program.hpp"
 #include "sdk/testkit/contract.hpp"
 
 namespace pintle::testkit {
@@ -115,14 +116,6 @@ std::string filled(const std::string& text, const Words& words) {
   return out.append(text, from);
 }
 
-/// The installed template, beside this program's folder ("/usr/bin" has "/usr/share").
-std::string installed_template() {
-  std::error_code error;
-  const fs::path program = fs::read_symlink("/proc/self/exe", error);
-  const fs::path beside = program.parent_path().parent_path() / "share/pintle/template";
-  return fs::is_directory(beside, error) ? beside.string() : "/usr/share/pintle/template";
-}
-
 /// Names of the files to be and their texts.
 Result<std::map<std::string, std::string>> rendered(const std::string& template_folder, const std::string& language,
                                                     const Words& words) {
@@ -168,7 +161,8 @@ Result<std::vector<std::string>> write_plugin(const NewPlugin& wanted) {
                  {"SOURCE", is_c ? "plugin.c" : "plugin.cpp"},
                  {"SDK_VERSION", std::to_string(PINTLE_ABI_MAJOR) + "." + std::to_string(PINTLE_ABI_MINOR)}};
   is_c ? add_c_words(info, words) : add_cpp_words(info, words);
-  const std::string template_folder = wanted.template_folder.empty() ? installed_template() : wanted.template_folder;
+  const std::string template_folder =
+      wanted.template_folder.empty() ? process::installed_beside("share/pintle/template") : wanted.template_folder;
   auto texts = rendered(template_folder, wanted.language, words);
   if (!texts) return texts.status();
 

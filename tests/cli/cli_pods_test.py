@@ -44,9 +44,6 @@ class Lines:
 
 
 class CommandLine(NodeTest):
-    def prepare(self):
-        self.node.plugins["runtime-oci"]["config"].setdefault("launcher", os.path.join(self.node.build, "lib/pintle/pintle-oci-launch"))
-
     def run_pintle(self, *arguments, **options):
         return self.node.pintle(*arguments, check=False, **options)
 

@@ -104,7 +104,7 @@ class Node:
         self.cri_socket = os.path.join(self.run, "cri.sock")
         self.plugins = {
             "cri": {"config": {"socket": self.cri_socket}},
-            "runtime-oci": {"config": {"launcher": os.path.join(self.build, "lib/pintle/pintle-oci-launch")}},
+            "runtime-oci": {"config": {}},
             "network-bridge": {"config": {"podCIDR": "10.213.0.0/24", "bridge": "pintle-test"}},
             # Cgroups are the machine's: their names tell whose they are (machine.py).
             "node-agent": {"config": {"manifests": self.manifests, "logs": self.logs, "nodeAddress": "10.213.0.1",

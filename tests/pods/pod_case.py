@@ -43,7 +43,6 @@ def mounts_of(pid="self"):
 
 class PodCase(NodeTest):
     def prepare(self):
-        self.node.plugins["cri"]["config"]["podInit"] = os.path.join(self.node.build, "lib/pintle/pintle-pod-init")
         runtime = os.environ.get("PINTLE_TEST_RUNTIME")
         if runtime:
             self.node.plugins["runtime-oci"]["config"]["runtime"] = runtime

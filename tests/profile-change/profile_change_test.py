@@ -242,9 +242,12 @@ class ProfileChange(NodeTest):
         self.started = self.node.admin.get("/v1/status")["started"]
 
     def prepare(self):
-        """A daemon of its own, because this test replaces it."""
+        """A daemon of its own, because this test replaces it; what is installed along with it lies beside its folder."""
         self.builds = 0
-        copy_of = os.path.join(self.node.root, "pintled")
+        prefix = os.path.join(self.node.root, "prefix")
+        os.makedirs(os.path.join(prefix, "sbin"))
+        os.symlink(os.path.join(self.node.build, "lib"), os.path.join(prefix, "lib"))
+        copy_of = os.path.join(prefix, "sbin", "pintled")
         shutil.copy(self.node.binary, copy_of)
         self.node.binary = copy_of
 

@@ -31,8 +31,7 @@ class Crictl(NodeTest):
         del self.node.plugins["node-agent"]
         # The path of a Unix socket is at most 107 characters long.
         self.node.cri_socket = os.path.join(contained.root(), "cri.sock")
-        self.node.plugins["cri"]["config"].update(socket=self.node.cri_socket,
-                                                  podInit=os.path.join(self.node.build, "lib/pintle/pintle-pod-init"))
+        self.node.plugins["cri"]["config"].update(socket=self.node.cri_socket)
         self.files = os.path.join(self.node.root, "crictl")
         os.makedirs(self.files, exist_ok=True)
 

@@ -99,8 +99,7 @@ class Pulls(NodeTest):
     def prepare(self):
         del self.node.plugins["node-agent"]
         self.node.cri_socket = os.path.join(contained.root(), "cri.sock")
-        self.node.plugins["cri"]["config"].update(socket=self.node.cri_socket,
-                                                  podInit=os.path.join(self.node.build, "lib/pintle/pintle-pod-init"))
+        self.node.plugins["cri"]["config"].update(socket=self.node.cri_socket)
         self.node.plugins["runtime-oci"]["config"].update(stallTimeout=2, imageFolder=os.path.join(self.files, "preload"),
                                                           registries=self.registries())
 
