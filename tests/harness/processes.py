@@ -1,8 +1,11 @@
 """What /proc tells of processes. A process that has gone is None or left out, never an error."""
 
+import array
+import fcntl
 import os
-import signal
 import select
+import signal
+import termios
 
 
 def read(path):
@@ -13,6 +16,12 @@ def read(path):
         return None
 
 
+def stat_fields(pid):
+    """The fields of /proc/PID/stat from the third on (proc(5)): [0] is the state, [1] the parent; None: it has gone."""
+    stat = read(f"/proc/{pid}/stat")
+    return stat.rpartition(")")[2].split() if stat else None
+
+
 def alive():
     """All processes but zombies and the kernel's: pid -> command line."""
     found = {}
@@ -20,17 +29,17 @@ def alive():
         if not name.isdigit():
             continue
         command = read(f"/proc/{name}/cmdline")
-        stat = read(f"/proc/{name}/stat")
-        if command is None or stat is None or stat.rpartition(")")[2].split()[0] in "ZX":
+        fields = stat_fields(name)
+        if command is None or fields is None or fields[0] in "ZX":
             continue
-        found[int(name)] = command.replace("\0", " ").strip() or stat.partition("(")[2].rpartition(")")[0]
+        found[int(name)] = command.replace("\0", " ").strip() or (read(f"/proc/{name}/comm") or "").strip()
     return found
 
 
 def start_time(pid):
     """Field 22 of /proc/PID/stat: with the pid it names a process for ever."""
-    stat = read(f"/proc/{pid}/stat")
-    return int(stat.rpartition(")")[2].split()[19]) if stat else None
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields else None
 
 
 def namespace(pid, kind="net"):
@@ -41,11 +50,19 @@ def namespace(pid, kind="net"):
 
 
 def cpu_seconds(pid):
-    stat = read(f"/proc/{pid}/stat")
-    if not stat:
-        return 0.0
-    fields = stat.rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    fields = stat_fields(pid)
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
+
+def unread_output(pid):
+    """Bytes in the pipe behind the process' standard output that its reader has not taken yet."""
+    pipe = os.open(f"/proc/{pid}/fd/1", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        count = array.array("i", [0])
+        fcntl.ioctl(pipe, termios.FIONREAD, count)
+        return count[0]
+    finally:
+        os.close(pipe)
 
 
 def proportional_set_kib(pid, kind="Pss"):

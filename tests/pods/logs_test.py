@@ -3,10 +3,12 @@
 import glob
 import gzip
 import os
+import signal
 import subprocess
 
 import contained
 import pods
+import processes
 from node import wait_for
 from pod_case import PodCase, pod, shell
 
@@ -26,6 +28,13 @@ class Logs(PodCase):
                 lines += [line.split(" ", 3)[3].strip() for line in file]
         return lines
 
+    def stand_still(self, container):
+        """Stops the process, so that all files can be read at leisure: the monitor has taken what was written and waits for more."""
+        os.kill(container.pid, signal.SIGSTOP)
+        wait_for("the process stands still", lambda: processes.stat_fields(container.pid)[0] == "T")
+        wait_for("the monitor has taken its output", lambda: processes.unread_output(container.pid) == 0)
+        wait_for("the monitor waits", lambda: processes.stat_fields(processes.stat_fields(container.pid)[1])[0] == "S")
+
     def test_long_logs_are_rotated(self):
         quiet, _ = self.run_pod(pod("quiet", shell("one", "echo little; exec sleep 1000")))
         # About 60 bytes a line.
@@ -36,7 +45,7 @@ class Logs(PodCase):
         wait_for("two older logs", rotated(3), 20)
         self.assertEqual(self.lines_of(quiet), ["little"])
         self.assertEqual(len(self.files_of(quiet)), 1)
-        os.kill(container.pid, 19)  # stands still, so that all files can be read at leisure
+        self.stand_still(container)
         wait_for("older ones are compressed", lambda: any(path.endswith(".gz") for path in self.files_of(found)), 10)
         lines = self.lines_of(found)
         first = int(lines[0].split()[1])  # the oldest file may have gone already
@@ -44,7 +53,7 @@ class Logs(PodCase):
         self.assertEqual(lines, [f"tick {number}" for number in range(first, first + len(lines))], "a line is lost or doubled")
         self.assertEqual(self.node.pintle("pod", "logs", "loud").splitlines(), lines, "rotated and compressed files are read too")
         self.assertEqual(self.node.pintle("pod", "logs", "loud", "--tail", str(len(lines) - 3)).splitlines(), lines[3:])
-        os.kill(container.pid, 18)
+        os.kill(container.pid, signal.SIGCONT)
         newest = lambda: self.files_of(found)[:-1]
         first = newest()[0]
         wait_for("the oldest goes", lambda: first not in newest(), 30)
