@@ -16,10 +16,17 @@ def read(path):
         return None
 
 
-def stat_fields(pid):
-    """The fields of /proc/PID/stat from the third on (proc(5)): [0] is the state, [1] the parent; None: it has gone."""
+def named_stat(pid):
+    """The name in /proc/PID/stat and the fields from the third on (proc(5)): [0] is the state, [1] the parent; None, None: it has gone."""
     stat = read(f"/proc/{pid}/stat")
-    return stat.rpartition(")")[2].split() if stat else None
+    if not stat:
+        return None, None
+    before, _, after = stat.rpartition(")")
+    return before.partition("(")[2], after.split()
+
+
+def stat_fields(pid):
+    return named_stat(pid)[1]
 
 
 def alive():
@@ -29,10 +36,10 @@ def alive():
         if not name.isdigit():
             continue
         command = read(f"/proc/{name}/cmdline")
-        fields = stat_fields(name)
+        own_name, fields = named_stat(name)
         if command is None or fields is None or fields[0] in "ZX":
             continue
-        found[int(name)] = command.replace("\0", " ").strip() or (read(f"/proc/{name}/comm") or "").strip()
+        found[int(name)] = command.replace("\0", " ").strip() or own_name
     return found
 
 
