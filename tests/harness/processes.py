@@ -26,6 +26,7 @@ def named_stat(pid):
 
 
 def stat_fields(pid):
+    """The second half of `named_stat`."""
     return named_stat(pid)[1]
 
 
@@ -63,7 +64,10 @@ def cpu_seconds(pid):
 
 def unread_output(pid):
     """Bytes in the pipe behind the process' standard output that its reader has not taken yet."""
-    pipe = os.open(f"/proc/{pid}/fd/1", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        pipe = os.open(f"/proc/{pid}/fd/1", os.O_RDONLY | os.O_NONBLOCK)
+    except OSError:
+        return None
     try:
         count = array.array("i", [0])
         fcntl.ioctl(pipe, termios.FIONREAD, count)
